@@ -1,0 +1,21 @@
+"""Which noise goes with which datum. Knows no model, no task and no file."""
+
+from immiscible.couplings.assignment import LinearAssignment, assign
+from immiscible.couplings.base import Coupling, Independent
+from immiscible.couplings.explain import Description, describe, noise_like
+from immiscible.couplings.mixed import Mixed
+from immiscible.couplings.nearest import KNN
+from immiscible.couplings.spelling import coupling
+
+__all__ = [
+    "KNN",
+    "Coupling",
+    "Description",
+    "Independent",
+    "LinearAssignment",
+    "Mixed",
+    "assign",
+    "coupling",
+    "describe",
+    "noise_like",
+]

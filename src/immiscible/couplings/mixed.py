@@ -1,0 +1,55 @@
+"""Couples in some batches only: how much to couple is a dial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible.couplings.base import Coupling, Independent, check_inputs, eager
+from immiscible.errors import InputError
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Couples a batch with probability ``p`` and leaves it alone otherwise.
+
+    *moves*: in a share ``p`` of the batches, what the inner coupling moves.
+    *marginal*: exact where the inner coupling's is, else ``p`` times its bias.
+    *cost*: ``p`` times that of the inner coupling, on average.
+
+    Source: this package; measured in the results of the documentation.
+
+    Arguments:
+        coupling: The coupling to apply.
+        p: The probability to apply it, in [0, 1].
+
+    Example:
+        >>> from immiscible import LinearAssignment
+        >>> x = torch.randn(4, 8)
+        >>> noise = Mixed(LinearAssignment(), 0.5)(x, torch.randn_like(x))
+    """
+
+    coupling: Coupling
+    p: float
+
+    def __post_init__(self) -> None:
+        if not callable(self.coupling):
+            raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
+        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
+            raise InputError(f"`p` must be a probability in [0, 1], got {self.p!r}.")
+
+    @eager
+    def __call__(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Couples or not, see :class:`~immiscible.couplings.base.Coupling`. The coin is the generator's first draw."""
+        check_inputs(x, noise, labels, generator)
+        device = x.device if generator is not None else None
+        heads = torch.rand((), generator=generator, device=device).item() < self.p
+        chosen = self.coupling if heads else Independent()
+        return chosen(x, noise, labels=labels, generator=generator)
+
+    def __str__(self) -> str:
+        return f"{self.coupling}@{self.p:.15g}"
