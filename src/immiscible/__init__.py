@@ -4,21 +4,31 @@
 >>> x = torch.randn(16, 3, 8, 8)
 >>> noise = torch.randn_like(x)
 >>> noise = immiscible.LinearAssignment()(x, noise)
+
+The names are imported at their first use, since they import torch and the command line, which lies in this package too,
+answers without it.
 """
 
-from immiscible.couplings import (
-    KNN,
-    Coupling,
-    Description,
-    Independent,
-    LinearAssignment,
-    Mixed,
-    assign,
-    coupling,
-    describe,
-    noise_like,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from immiscible.errors import InputError
+
+if TYPE_CHECKING:
+    from immiscible.couplings import (
+        KNN,
+        Coupling,
+        Description,
+        Independent,
+        LinearAssignment,
+        Mixed,
+        assign,
+        coupling,
+        describe,
+        noise_like,
+    )
 
 __version__ = "0.1.0"
 
@@ -35,3 +45,15 @@ __all__ = [
     "describe",
     "noise_like",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module("immiscible.couplings"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -92,7 +92,7 @@ def assign(cost: Tensor) -> Tensor:
         The assignment :math:`\pi` on the CPU, with shape :math:`(n,)`: datum ``i`` takes noise ``pi[i]``.
 
     Raises:
-        InputError: If the cost is not square or not finite.
+        InputError: If the cost is not square or not finite in float32, in which the problem is solved.
 
     Example:
         >>> assign(torch.tensor([[4.0, 1.0], [1.0, 4.0]]))
@@ -100,9 +100,11 @@ def assign(cost: Tensor) -> Tensor:
     """
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise InputError(f"`cost` must be square, got shape {tuple(cost.shape)}.")
-    if not cost.isfinite().all():
-        raise InputError("`cost` must be finite, got NaN or infinite values.")
-    return _solve_all([cost.float()])[0]
+    with full_float32(cost.device):
+        cost = cost.to(torch.float32, copy=True)
+        if not cost.isfinite().all():
+            raise InputError("`cost` must be finite, got NaN, infinite values or values too large for float32.")
+        return _solve_all([cost])[0]
 
 
 def _groups(

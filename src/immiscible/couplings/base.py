@@ -22,6 +22,10 @@ from immiscible.errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Since 2.9 torch keeps the precision of float32 products per backend, and once set there the older interface is in error.
+PER_BACKEND = hasattr(torch.backends, "fp32_precision")
+FULL_PRECISION = ("ieee", "ieee") if PER_BACKEND else ("highest",)
+
 
 @runtime_checkable
 class Coupling(Protocol):
@@ -68,15 +72,27 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """No gradient, no autocast and no reduced-precision matrix products: bf16 and TF32 are too coarse to rank in."""
-    precision = torch.get_float32_matmul_precision()
+    before = _precision()
     try:
-        if precision != "highest":
-            torch.set_float32_matmul_precision("highest")
+        _set_precision(FULL_PRECISION)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if precision != "highest":
-            torch.set_float32_matmul_precision(precision)
+        _set_precision(before)
+
+
+def _precision() -> tuple[str, ...]:
+    """How torch multiplies float32 matrices, on each backend or on all."""
+    if PER_BACKEND:
+        return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    return (torch.get_float32_matmul_precision(),)
+
+
+def _set_precision(precision: tuple[str, ...]) -> None:
+    if PER_BACKEND:
+        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precision
+    else:
+        torch.set_float32_matmul_precision(*precision)
 
 
 def rows(tensor: Tensor) -> Tensor:

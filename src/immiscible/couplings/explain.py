@@ -59,7 +59,9 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r":math:|``|`", "", text).split())
 
 
-def noise_like(x: Tensor, coupling: str | Coupling, *, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+def noise_like(
+    x: Tensor, coupling: str | Coupling, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Draws standard normal noise for a batch and couples it.
 
     Arguments:

@@ -105,8 +105,10 @@ class KNN:
             best, stretch = _best_axial(axial, self.k, generator), torch.ones_like(axial)
         else:
             dims = noise[0].numel()
-            # In one dimension nothing is left beside the axis, but rounding would leave a little.
-            radial = (noise_length**2 - axial**2).clamp_min_(0) if dims > 1 else torch.zeros_like(axial)
+            radial = (noise_length**2 - axial**2).clamp_min_(0)
+            if dims == 1:
+                # Nothing is left beside an axis, but rounding would leave a little.
+                radial = radial.where(undirected, 0)
             best, best_radial = _best_pair(length, axial, radial, dims, int(self.k), generator)
             if some_undirected:
                 # Where nothing is split off, the whole noise takes the length of the best pair.

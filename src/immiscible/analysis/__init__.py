@@ -1,0 +1,1 @@
+"""What couplings do to the noise: measurements that need no network."""

@@ -1,0 +1,98 @@
+r"""The drift of the noise law: how far the noise that training sees is from N(0, I), which sampling starts from.
+
+A coupling with an exact marginal has :math:`E|n|^2 / D = 1` and a mean of zero over the data. KNN shrinks the first and
+moves the second towards the data's mean (see the theory page).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible.couplings import Coupling
+from immiscible.data import Images
+from immiscible.training.order import DataOrder
+from immiscible.training.randomness import generator
+
+# A drift counts from five standard errors on, and from half a per cent of the norm.
+STANDARD_ERRORS = 5.0
+LEAST_NORM_DRIFT = 0.005
+
+
+@dataclass(frozen=True)
+class Drift:
+    r"""How far the coupled noise is from standard normal.
+
+    Attributes:
+        norm_ratio: The mean of :math:`|n|^2 / D`; 1 for standard normal noise.
+        mean_shift: The root mean square of the mean noise, :math:`|\bar n| / \sqrt D`; 0 but for its floor.
+        expected_mean_shift: The floor of ``mean_shift``, :math:`1 / \sqrt M` for M noises.
+        norm_error: The standard error of ``norm_ratio``.
+    """
+
+    norm_ratio: float
+    mean_shift: float
+    expected_mean_shift: float
+    norm_error: float
+
+    @property
+    def biased(self) -> bool:
+        """Whether the drift is more than chance."""
+        norm = abs(self.norm_ratio - 1)
+        return (norm > max(LEAST_NORM_DRIFT, STANDARD_ERRORS * self.norm_error)) or (
+            self.mean_shift > 2 * self.expected_mean_shift
+        )
+
+    def warning(self) -> str | None:
+        """What a biased coupling does to the noise, in one line; None if it does nothing."""
+        if not self.biased:
+            return None
+        return (
+            f"the noise law drifts: E|n|^2/D = {self.norm_ratio:.3f} (1 is exact), mean shift {self.mean_shift:.3f} "
+            f"per dimension (chance gives {self.expected_mean_shift:.3f}): training sees other noise than sampling."
+        )
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure_drift(
+    coupling: Coupling,
+    data: Images,
+    *,
+    centre: Tensor | None = None,
+    batch_size: int = 256,
+    batches: int = 32,
+    labelled: bool = False,
+    seed: int = 0,
+) -> Drift:
+    """Measures the drift of a coupling on batches as training would draw them.
+
+    Arguments:
+        coupling: The coupling.
+        data: The data.
+        centre: What training subtracts before ranking, with shape (C, H, W), or None.
+        batch_size: The data paired at once.
+        batches: How many batches to draw.
+        labelled: Whether the coupling is given the labels.
+        seed: The seed of the data order and the noise.
+    """
+    order = DataOrder(len(data), batch_size, seed)
+    total = torch.zeros(data.shape, dtype=torch.float64)
+    norms = []
+    for step in range(batches):
+        x, labels = data.batch(order.batch(step))
+        draws = generator("cpu", seed, "drift", step)
+        noise = torch.randn(x.shape, generator=draws)
+        ranked = x if centre is None else x - centre
+        noise = coupling(ranked, noise, labels=labels if labelled else None, generator=draws)
+        total += noise.double().sum(0)
+        norms.append(noise.flatten(1).double().square().mean(1))
+    ratios = torch.cat(norms)
+    count = len(ratios)
+    shift = (total / count).square().mean().sqrt().item()
+    error = (ratios.std() / count**0.5).item()
+    return Drift(ratios.mean().item(), shift, count**-0.5, error)

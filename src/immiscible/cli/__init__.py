@@ -1,0 +1,120 @@
+"""The command line: finds the command, parses its flags, calls one function. Torch is imported only to run a command."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from immiscible.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does in a line, the dataclass of its flags, and the function that takes it (``module:name``)."""
+
+    summary: str
+    arguments: str
+    runner: str
+
+
+COMMANDS = {
+    ("train", "flow"): Command(
+        "Train a flow-matching model with paired noise.",
+        "immiscible.cli.arguments:TrainFlow",
+        "immiscible.cli.train:train_flow",
+    ),
+    ("compare", "flow"): Command(
+        "Train several couplings side by side and report what they change.",
+        "immiscible.cli.arguments:CompareFlowCommand",
+        "immiscible.cli.compare:compare_flow",
+    ),
+    ("sample",): Command(
+        "Draw images from a trained run.", "immiscible.cli.arguments:Sample", "immiscible.cli.sample:sample"
+    ),
+    ("evaluate",): Command(
+        "Score a trained run: FID, KID, precision and recall.",
+        "immiscible.cli.arguments:Evaluate",
+        "immiscible.cli.evaluate:evaluate",
+    ),
+    ("describe",): Command(
+        "Say what a coupling moves, whether the noise law stays exact, and what it costs.",
+        "immiscible.cli.arguments:Describe",
+        "immiscible.cli.describe:describe",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 2 for bad input, 1 for failed training, 128 + n for signal n."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(words)
+    except InputError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", 130)
+    except Exception as error:
+        # Only what has a status of its own is told in a line; anything else is a fault of ours and keeps its traceback.
+        status = getattr(error, "exit_status", None)
+        if status is None:
+            raise
+        return _complain(str(error), status)
+
+
+def dispatch(words: list[str]) -> int:
+    """Finds the command that the words begin with, and runs it with the rest."""
+    if not words or words[0] in ("-h", "--help"):
+        print(overview(COMMANDS))
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"immiscible {version('immiscible')}")
+        return 0
+    for name, command in COMMANDS.items():
+        if tuple(words[: len(name)]) == name:
+            return run(name, command, words[len(name) :])
+    family = {name: command for name, command in COMMANDS.items() if name[0] == words[0]}
+    if not family:
+        known = ", ".join(dict.fromkeys(name[0] for name in COMMANDS))
+        raise InputError(f"unknown command {words[0]!r}: one of {known}.")
+    if len(words) > 1 and words[1] not in ("-h", "--help"):
+        known = ", ".join(" ".join(name) for name in family)
+        raise InputError(f"unknown command {' '.join(words[:2])!r}: one of {known}.")
+    print(overview(family))
+    return 0
+
+
+def run(name: tuple[str, ...], command: Command, words: list[str]) -> int:
+    """Parses the flags of a command and calls its function."""
+    from immiscible.cli.parsing import parse
+
+    arguments = parse(_resolve(command.arguments), "immiscible " + " ".join(name), command.summary, words)
+    _resolve(command.runner)(arguments)
+    return 0
+
+
+def overview(commands: dict[tuple[str, ...], Command]) -> str:
+    """The list of commands."""
+    width = max(len(" ".join(name)) for name in commands)
+    lines = [f"  {' '.join(name):<{width}}  {command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        ["usage: immiscible COMMAND [flags]", "", *lines, "", "immiscible COMMAND --help lists the flags of a command."]
+    )
+
+
+def _resolve(path: str):  # noqa: ANN202
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"immiscible: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def entry_point() -> None:
+    """What the installed script calls."""
+    sys.exit(main())

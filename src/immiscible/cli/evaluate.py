@@ -1,0 +1,44 @@
+"""``immiscible evaluate``."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from immiscible.cli.arguments import Evaluate
+from immiscible.cli.opening import open_run
+from immiscible.evaluation.features import features_for
+from immiscible.evaluation.quality import evaluate_run
+from immiscible.evaluation.scores import Reference
+from immiscible.samplers import parse_solvers
+from immiscible.tasks import runs
+
+LARGEST_SAMPLE = 10_000
+
+
+def evaluate(arguments: Evaluate) -> None:
+    """Scores a run."""
+    run = open_run(arguments)
+    solvers = parse_solvers(arguments.nfe, arguments.sampler)
+    data = run.data()
+    reference = Reference(features_for(data, arguments.features), data)
+    samples = arguments.num or min(len(data), LARGEST_SAMPLE)
+    rows = evaluate_run(run, reference, solvers, samples=samples, guidance=arguments.guidance)
+    print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
+
+
+def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
+    """The scores as a table, with the features that they were computed in."""
+    first = rows[0]
+    title = f"{run.path}, step {run.step}: {first['samples']} samples, {first['features']}"
+    table = Table("NFE", "calls", "FID", "KID", "precision", "recall", title=title, title_justify="left")
+    for row in rows:
+        scores = (f"{row['fid']:.3f}", f"{row['kid']:.5f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}")
+        table.add_row(row["nfe"], str(row["calls"]), *scores)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,71 @@
+"""``immiscible sample``."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from immiscible.cli.arguments import Sample
+from immiscible.cli.opening import open_run
+from immiscible.errors import InputError
+from immiscible.samplers import parse_solvers
+from immiscible.tasks import flow, runs
+from immiscible.training.files import write_bytes
+from immiscible.training.pictures import encode_png, to_uint8, write_grid
+
+
+def sample(arguments: Sample) -> None:
+    """Draws images from a run."""
+    solvers = parse_solvers(arguments.nfe, arguments.sampler)
+    if len(solvers) > 1:
+        raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
+    _check_free(arguments.out, arguments.overwrite)
+    run = open_run(arguments)
+    noise, labels = run.start_noise(arguments.num, arguments.seed)
+    if arguments.classes:
+        labels = _classes(arguments.classes, run, len(noise)).to(noise.device)
+    drawn = flow.sample(run.network, noise, solvers[0], labels=labels, guidance=arguments.guidance)
+    _write_images(arguments.out, drawn.images.cpu(), labels)
+    result = {"out": str(arguments.out), "images": len(noise), "calls": drawn.nfe, "step": run.step}
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"{arguments.out}: {len(noise)} images of step {run.step}, {drawn.nfe} network calls each")
+
+
+def _classes(text: str, run: runs.Run, count: int) -> torch.Tensor:
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) < run.classes for word in words):
+        allowed = f"numbers below {run.classes}" if run.classes else "left out, since the run is unconditional"
+        raise InputError(f"--classes must be {allowed}, got {text}.")
+    return torch.tensor([int(words[i % len(words)]) for i in range(count)])
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    taken = any(out.iterdir()) if out.is_dir() else out.exists()
+    if taken and not overwrite:
+        raise InputError(f"--out must not exist yet, got {out}: add --overwrite to replace it.")
+    if out.is_dir() and out.suffix in (".png", ".npz"):
+        raise InputError(f"--out must be a file to end in {out.suffix}, got the directory {out}.")
+
+
+def _write_images(out: Path, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+    """Writes a grid, an archive or a directory of images, by the name."""
+    if out.suffix == ".png":
+        write_grid(out, images)
+    elif out.suffix == ".npz":
+        arrays = {"images": to_uint8(images).permute(0, 2, 3, 1).numpy()}
+        if labels is not None:
+            arrays["labels"] = labels.cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(out, buffer.getvalue())
+    elif out.suffix:
+        raise InputError(f"--out must end in .png or .npz or be a directory, got {out}.")
+    else:
+        for index, image in enumerate(images):
+            write_bytes(out / f"{index:06d}.png", encode_png(image))

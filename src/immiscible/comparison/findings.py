@@ -1,0 +1,150 @@
+"""What came out, in sentences computed from the figures, none of which claims more than they show.
+
+Every coupling is set against the independent one, which is vanilla training. Ahead and behind follow the rule in
+:mod:`immiscible.comparison.paired`; anything less is level. A single run gives no spread, and the sentences say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from immiscible.comparison.paired import against
+from immiscible.comparison.schema import BASELINE, SCORE_TITLES, ScoreName, Summary, final, others
+from immiscible.comparison.words import at_calls, count, joined, percent, spread
+
+SINGLE = "in this single run, which gives no spread"
+
+
+def findings(summary: Summary) -> list[str]:
+    """All findings in reading order, see :func:`grouped_findings`."""
+    return [sentence for group in grouped_findings(summary).values() for sentence in group]
+
+
+def grouped_findings(summary: Summary) -> dict[str, list[str]]:
+    """The findings by the question that they answer; questions without an answer are left out.
+
+    Arguments:
+        summary: The summary of a comparison.
+
+    Returns:
+        Lists of plain text, not escaped for HTML.
+    """
+    compared = others(summary)
+    if BASELINE not in summary["couplings"]:
+        missing = f"{BASELINE} was not trained here, so there is nothing to compare against: the tables stand alone."
+        groups = {"Quality at the end of training": [missing]}
+    elif not compared:
+        groups = {"Quality at the end of training": [f"Only {BASELINE} was trained: there is nothing to compare."]}
+    else:
+        groups = {
+            "Quality at the end of training": [*_where_baseline_stands(summary), *(_quality(summary, n) for n in compared)],
+            "Precision and recall": [line for n in compared for line in _fidelity_and_diversity(summary, n)],
+            f"Training steps to the final FID of {BASELINE}": [_steps(summary, n) for n in compared],
+        }
+    groups |= {"Law of the noise": _drift(summary), "Cost": _cost(summary)}
+    return {question: sentences for question, sentences in groups.items() if sentences}
+
+
+def _single(summary: Summary) -> bool:
+    return len(summary["seeds"]) == 1
+
+
+def _where_baseline_stands(summary: Summary) -> list[str]:
+    """Names first where vanilla training is not beaten."""
+    if _single(summary):
+        lowest = [nfe for nfe in summary["nfes"] if all(_stands(summary, n, nfe) == "higher" for n in others(summary))]
+        return [f"{BASELINE} has the lowest FID of all {at_calls(lowest)} {SINGLE}."] if lowest else []
+    unbeaten = [nfe for nfe in summary["nfes"] if not any(_stands(summary, n, nfe) == "ahead" for n in others(summary))]
+    if unbeaten == summary["nfes"]:
+        return [f"No coupling is ahead of {BASELINE} at any number of network calls tried."]
+    return [f"No coupling is ahead of {BASELINE} {at_calls(unbeaten)}."] if unbeaten else []
+
+
+def _means(summary: Summary, name: str, nfe: str) -> tuple[float, float]:
+    """The mean final FIDs of a coupling and of the baseline."""
+    return final(summary, name, nfe)["fid"]["mean"], final(summary, BASELINE, nfe)["fid"]["mean"]
+
+
+def _stands(summary: Summary, name: str, nfe: str) -> str:
+    """Ahead, level or behind; for a single run, lower, equal or higher."""
+    stands = against(summary, name, BASELINE, nfe)
+    if stands != "single":
+        return stands
+    ours, theirs = _means(summary, name, nfe)
+    return "lower" if ours < theirs else "higher" if ours > theirs else "equal"
+
+
+def _quality(summary: Summary, name: str) -> str:
+    """Where one coupling is ahead of the baseline, level with it or behind it."""
+    places: dict[str, list[str]] = {}
+    for nfe in summary["nfes"]:
+        places.setdefault(_stands(summary, name, nfe), []).append(nfe)
+    sentences = [_verdict_sentence(summary, name, stands, nfes) for stands, nfes in places.items()]
+    return " ".join(sentences)
+
+
+def _verdict_sentence(summary: Summary, name: str, stands: str, nfes: Sequence[str]) -> str:
+    means = [_means(summary, name, nfe) for nfe in nfes]
+    sizes = joined(percent(100 * (ours - theirs) / max(theirs, 1e-9)) for ours, theirs in means)
+    where, seeds = at_calls(nfes), count(len(summary["seeds"]), "seed")
+    return {
+        "ahead": f"{name} is ahead of {BASELINE} {where}: FID {sizes} lower.",
+        "level": f"{name} and {BASELINE} are level {where} (within the spread over {seeds}).",
+        "behind": f"{BASELINE} is better than {name} {where}: the FID of {name} is {sizes} higher.",
+        "lower": f"The FID of {name} is {sizes} lower than that of {BASELINE} {where} {SINGLE}.",
+        "equal": f"{name} and {BASELINE} have the same FID {where} {SINGLE}.",
+        "higher": f"{BASELINE} does better than {name} {where}: the FID of {name} is {sizes} higher {SINGLE}.",
+    }[stands]
+
+
+def _fidelity_and_diversity(summary: Summary, name: str) -> list[str]:
+    """Where precision or recall differ by more than the spread: a lower FID can hide lost variety."""
+    sentences = []
+    scores: tuple[ScoreName, ...] = ("precision", "recall")
+    for score in scores:
+        for stands, word in (("ahead", "higher"), ("behind", "lower")):
+            nfes = [nfe for nfe in summary["nfes"] if against(summary, name, BASELINE, nfe, score) == stands]
+            if nfes:
+                sentences.append(f"{SCORE_TITLES[score]} of {name} is {word} than that of {BASELINE} {at_calls(nfes)}.")
+    return sentences
+
+
+def _steps(summary: Summary, name: str) -> str:
+    """How long one coupling took to the baseline's final quality, in units of the baseline's own time."""
+    ratios = summary["couplings"][name]["steps_to_baseline"]
+    reached, missed = [], []
+    for nfe in (nfe for nfe in summary["nfes"] if nfe in ratios):
+        entry = ratios[nfe]
+        seeds = "" if entry["reached"] == entry["of"] else f" (only {entry['reached']} of {entry['of']} seeds reached it)"
+        if entry["ratio"] is None:
+            missed.append(nfe)
+        else:
+            reached.append(f"{spread(entry['ratio'], 2)} times its steps {at_calls([nfe])}{seeds}")
+    parts = [f"needed {joined(reached)}"] if reached else []
+    if missed:
+        runs = "" if _single(summary) else f" in any of the {count(len(summary['seeds']), 'seed')}"
+        parts.append(f"did not reach it {at_calls(missed)}{runs}")
+    if not parts:
+        return f"For {name} no steps were recorded."
+    return f"{name} {' and '.join(parts)}{f' {SINGLE}' if _single(summary) else ''}."
+
+
+def _drift(summary: Summary) -> list[str]:
+    """The warnings on noise that is no longer N(0, I)."""
+    sentences = []
+    for name, result in summary["couplings"].items():
+        ratio = spread(result["drift"]["norm_ratio"], 3)
+        if result["warning"]:
+            sentences.append(f"{name}: {result['warning'].rstrip('.')}.")
+        elif result["biased"]:
+            sentences.append(f"{name}: the noise is not exactly N(0, I), E|n|²/D = {ratio}.")
+    return sentences
+
+
+def _cost(summary: Summary) -> list[str]:
+    costs = [
+        f"{name} {spread(result['pairing_ms'])} ms ({spread(result['overhead_percent'])} % overhead)"
+        for name, result in summary["couplings"].items()
+        if name != BASELINE
+    ]
+    return [f"Time for pairing, per training step: {joined(costs)}."] if costs else []

@@ -1,0 +1,157 @@
+"""The tables of a report: scores, steps to the baseline's quality, cost, the law of the noise, and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from immiscible.comparison.elements import Markup, several, table, tag
+from immiscible.comparison.paired import best
+from immiscible.comparison.schema import (
+    BASELINE,
+    LOWER_IS_BETTER,
+    SCORE_TITLES,
+    CouplingResult,
+    Point,
+    Score,
+    ScoreName,
+    StepsRatio,
+    Summary,
+    final,
+    others,
+)
+from immiscible.comparison.words import count, decimals, number, spread
+
+COLOURS = 6
+
+
+def name_of(summary: Summary, name: str) -> Markup:
+    """The name of a coupling behind a dot in its colour."""
+    place = "" if name == BASELINE else f" c{others(summary).index(name) % COLOURS}"
+    return several([tag("span", class_=f"swatch{place}", aria_hidden="true"), name])
+
+
+def score_table(summary: Summary, score: ScoreName) -> Markup:
+    """One score at the end of training: a row per coupling, a column per number of network calls."""
+    columns = [_score_column(summary, score, nfe) for nfe in summary["nfes"]]
+    rows = [
+        (name_of(summary, name), [column[place] for column in columns]) for place, name in enumerate(summary["couplings"])
+    ]
+    direction = "lower is better" if LOWER_IS_BETTER[score] else "higher is better"
+    caption = several([tag("b", SCORE_TITLES[score]), f", {direction}. ", _what_is_marked(summary)])
+    floor = (summary["noise_floor"] or {}).get(score)
+    if floor is not None:
+        caption = several([caption, f" For scale: one half of the data against the other half scores {number(floor)}."])
+    return table(caption, ["Coupling", *map(_heading, summary["nfes"])], rows)
+
+
+def _what_is_marked(summary: Summary) -> str:
+    if len(summary["seeds"]) == 1:
+        return "One seed gives no spread, so nothing is marked as best."
+    return (
+        f"Mean ± standard deviation over {count(len(summary['seeds']), 'seed')}; marked where a coupling is ahead of every "
+        "other by more than the spread of the differences."
+    )
+
+
+def _score_column(summary: Summary, score: ScoreName, nfe: str) -> list[Markup]:
+    points = [final(summary, name, nfe) for name in summary["couplings"]]
+    places = decimals([point[score]["mean"] for point in points])
+    winner = best(summary, nfe, score)
+    cells = []
+    for name, point in zip(summary["couplings"], points, strict=True):
+        cell = figure(point[score], places)
+        if name == winner:
+            cell = tag("strong", cell, class_="best", title="best")
+        if score == "fid":
+            cell = several([cell, _true_calls(point, nfe)])
+        cells.append(cell)
+    return cells
+
+
+def figure(score: Score, places: int) -> Markup:
+    """A mean with its spread set smaller, so that the spread can take a line of its own on a phone."""
+    mean, _, std = spread(score, places).partition(" ± ")
+    return several([mean, tag("span", tag("small", f" ± {std}"), class_="spread") if std else ""])
+
+
+def _true_calls(point: Point, nfe: str) -> Markup | str:
+    """The network calls really made, where the heading does not say so."""
+    if nfe.isdecimal() and abs(point["nfe_mean"] - int(nfe)) < 0.5:
+        return ""
+    return tag("small", f"{point['nfe_mean']:.0f} calls", class_="calls")
+
+
+def _heading(nfe: str) -> str:
+    return count(int(nfe), "call") if nfe.isdecimal() else nfe
+
+
+def steps_table(summary: Summary) -> Markup:
+    """The training steps to the baseline's final FID, as a multiple of those that the baseline needed."""
+    rows = []
+    for name in others(summary):
+        ratios = summary["couplings"][name]["steps_to_baseline"]
+        rows.append((name_of(summary, name), [_ratio(ratios[nfe]) if nfe in ratios else "–" for nfe in summary["nfes"]]))
+    caption = several([
+        tag("b", f"Steps to the final FID of {BASELINE}"),
+        f", as a multiple of the steps {BASELINE} itself took to first reach it: 0.50 is half the training, more than 1 is "
+        f"longer. {_resolution(summary)}",
+    ])  # fmt: skip
+    return table(caption, ["Coupling", *map(_heading, summary["nfes"])], rows)
+
+
+def _ratio(entry: StepsRatio) -> Markup:
+    seeds = f"{entry['reached']} of {count(entry['of'], 'seed')}"
+    if entry["ratio"] is None:
+        return several(["not reached", tag("small", seeds, class_="seeds")])
+    partly = "" if entry["reached"] == entry["of"] else tag("small", f"only {seeds}", class_="seeds")
+    return several([figure(entry["ratio"], 2), partly])
+
+
+def _resolution(summary: Summary) -> str:
+    """How finely the curves were sampled, which bounds what a ratio of steps can mean."""
+    curve = [point["step"] for point in summary["couplings"][BASELINE]["curves"][summary["nfes"][0]]]
+    gap = max((after - before for before, after in zip([0, *curve], curve, strict=False)), default=0)
+    partial = "Where some seeds did not reach it, the figure is of those that did. " if len(summary["seeds"]) > 1 else ""
+    return f"{partial}Scores were taken every {count(gap, 'step')}, and the ratio is no finer than that."
+
+
+def cost_table(summary: Summary) -> Markup:
+    """What pairing costs in each training step."""
+    columns = ["pairing_ms", "step_ms", "overhead_percent"]
+    caption = several([tag("b", "Cost"), " per training step, on the machine below; the overhead is against a step without pairing."])
+    heads = ["Coupling", "pairing, ms", "whole step, ms", "overhead, %"]
+    return table(caption, heads, _measured(summary, [[r[c] for c in columns] for r in summary["couplings"].values()]))
+
+
+def noise_table(summary: Summary) -> Markup:
+    """How far the paired noise is from N(0, I)."""
+    results = list(summary["couplings"].values())
+    measured = _measured(summary, [[r["drift"]["norm_ratio"], r["drift"]["mean_shift"]] for r in results], places=3)
+    rows = [(name, [*cells, *_expected(r)]) for (name, cells), r in zip(measured, results, strict=True)]
+    caption = several([tag("b", "Law of the noise"), " that training saw. E|n|²/D is 1 for exact noise. The shift is the length of "
+                       "the mean noise, |mean n|/√D, which even exact noise shows at the size given beside it."])  # fmt: skip
+    return table(caption, ["Coupling", "E|n|²/D", "mean shift", "shift of exact noise", "law"], rows)
+
+
+def _expected(result: CouplingResult) -> list[str]:
+    return [number(result["drift"]["expected_mean_shift"], 3), "biased" if result["biased"] else "exact"]
+
+
+def _measured(summary: Summary, figures: list[list[Score]], places: int | None = None) -> list[tuple[Markup, list[Markup]]]:
+    """Rows of figures, each column with decimals of its own unless they are given."""
+    columns = [
+        [figure(score, decimals([s["mean"] for s in column]) if places is None else places) for score in column]
+        for column in zip(*figures, strict=True)
+    ]
+    return [(name_of(summary, name), list(row)) for name, row in zip(summary["couplings"], zip(*columns, strict=True), strict=True)]
+
+
+def settings_table(title: str, settings: Mapping[str, Any]) -> Markup:
+    """Names and values of settings."""
+    rows: Sequence[tuple[object, Sequence[object]]] = [(key, [_setting(value)]) for key, value in settings.items()]
+    return tag("div", table(tag("b", title), ["Name", "Value"], rows), class_="words")
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

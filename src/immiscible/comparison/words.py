@@ -1,0 +1,67 @@
+"""Figures and lists in words: how numbers, spreads and numbers of network calls are written in a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from immiscible.comparison.schema import Score
+
+
+def joined(items: Iterable[str]) -> str:
+    """Joins words as in a sentence: ``a, b and c``."""
+    *head, last = items
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 seed``, ``2,000 steps``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def decimals(values: Sequence[float]) -> int:
+    """How many decimals a column needs: three digits for its smallest value, at most four for its largest."""
+    sizes = [abs(value) for value in values if value]
+    if not sizes:
+        return 2
+    return max(0, min(2 - _magnitude(min(sizes)), 3 - _magnitude(max(sizes)), 6))
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(value))
+
+
+def number(value: float, places: int | None = None) -> str:
+    """A number with a true minus sign; three significant digits unless the decimals are given."""
+    places = decimals([value]) if places is None else places
+    value = round(value, places) or 0.0  # no negative zero
+    return f"{value:,.{places}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def spread(score: Score, places: int | None = None) -> str:
+    """A mean with its standard deviation where there is one: ``28.8 ± 0.5``."""
+    places = decimals([score["mean"]]) if places is None else places
+    mean = number(score["mean"], places)
+    return mean if score["std"] is None else f"{mean} ± {number(score['std'], places)}"
+
+
+def percent(value: float) -> str:
+    """A size in per cent without its sign, rounded to what can be taken seriously."""
+    size = abs(value)
+    if size < 1:
+        return "less than 1 %"
+    return f"{size:.1f} %" if size < 10 else f"{size:,.0f} %"
+
+
+def calls(nfe: str) -> str:
+    """One number of network calls as a heading: ``5 network calls``, or ``adaptive solver``."""
+    return count(int(nfe), "network call") if nfe.isdecimal() else f"{nfe} solver"
+
+
+def at_calls(nfes: Sequence[str]) -> str:
+    """Several numbers of network calls in a sentence: ``at 2 and 5 network calls and with the adaptive solver``."""
+    fixed = [nfe for nfe in nfes if nfe.isdecimal()]
+    parts = [f"with the {nfe} solver" for nfe in nfes if nfe not in fixed]
+    if fixed:
+        parts.insert(0, f"at {joined(fixed)} network {'call' if fixed == ['1'] else 'calls'}")
+    return joined(parts)

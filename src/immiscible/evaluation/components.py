@@ -1,0 +1,70 @@
+"""Features without any network: the leading principal components of the pixels.
+
+They see colours and coarse shapes, and nothing that a human would call content, but they need neither labels nor
+weights, and two sets of images of the same law agree in them as in any other features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible.data import Images
+from immiscible.errors import InputError
+
+# At most as many components.
+COMPONENTS = 64
+# The components are taken of at most as many images, evenly spaced.
+IMAGES = 2048
+# Components with less than this share of the leading one's variance are rounding.
+NEGLIGIBLE = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalComponents:
+    """The coordinates of an image along the leading principal axes of some data.
+
+    Arguments:
+        mean: The mean image, flat, with shape (D,).
+        axes: Orthonormal axes, with shape (D, dim).
+    """
+
+    mean: Tensor
+    axes: Tensor
+
+    @property
+    def name(self) -> str:
+        return f"{self.dim} principal components of the pixels"
+
+    @property
+    def dim(self) -> int:
+        return self.axes.shape[1]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.to(self.mean.device).flatten(1) - self.mean) @ self.axes
+
+
+def fit(data: Images, device: str | torch.device = "cpu") -> PrincipalComponents:
+    """Takes the principal components of the pixels, at most 64, and fewer where the data spans fewer dimensions.
+
+    Raises:
+        InputError: If there are not at least two different images.
+    """
+    index = torch.linspace(0, len(data) - 1, min(len(data), IMAGES), dtype=torch.float64).round().long()
+    points = data.batch(index)[0].flatten(1).double()
+    mean = points.mean(0)
+    axes = _axes(points - mean)
+    return PrincipalComponents(mean.float().to(device), axes.float().to(device))
+
+
+def _axes(points: Tensor) -> Tensor:
+    """The principal axes of centred points, from whichever of the two Gram matrices is smaller."""
+    many_dims = points.shape[1] > points.shape[0]
+    variances, vectors = torch.linalg.eigh(points @ points.T if many_dims else points.T @ points)
+    variances, vectors = variances.flip(0)[:COMPONENTS], vectors.flip(1)[:, :COMPONENTS]
+    if variances[0] <= NEGLIGIBLE:
+        raise InputError("principal components need at least two different images, got only one, or copies of it.")
+    vectors = vectors[:, variances > NEGLIGIBLE * variances[0]]
+    return torch.nn.functional.normalize(points.T @ vectors, dim=0) if many_dims else vectors

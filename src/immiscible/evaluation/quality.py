@@ -1,0 +1,84 @@
+"""The quality of a trained run at several numbers of network calls, kept beside the run and measured only once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from immiscible.evaluation.scores import Reference, score
+from immiscible.samplers import Solver
+from immiscible.tasks.flow import sample
+from immiscible.tasks.runs import Run
+from immiscible.training.files import write_json
+
+FILE = "evaluation.json"
+# Apart from the seeds of training, so that no run is scored on noise that it was trained on.
+SAMPLING_SEED = 10_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What identifies a measurement: two with equal fields have equal answers."""
+
+    step: int
+    nfe: str
+    sampler: str
+    guidance: float
+    samples: int
+    seed: int
+    features: str
+
+
+def evaluate_run(
+    run: Run,
+    reference: Reference,
+    solvers: list[Solver],
+    *,
+    samples: int,
+    guidance: float = 1.0,
+    seed: int = SAMPLING_SEED,
+) -> list[dict[str, Any]]:
+    """Scores a run at its step with each solver.
+
+    Arguments:
+        run: The run.
+        reference: The data, as features.
+        solvers: How to sample, each with its number of network calls.
+        samples: How many images to draw for each score; all solvers start from the same noise.
+        guidance: The weight of classifier-free guidance; 1 is none.
+        seed: The seed of the starting noise.
+
+    Returns:
+        A row per solver: the fields of :class:`Question`, ``calls``, ``fid``, ``kid``, ``precision`` and ``recall``. The rows
+        are kept in ``RUN/evaluation.json``; what stands there is not measured again.
+    """
+    rows = read_rows(run.path)
+    answers = []
+    noise = labels = None
+    for solver in solvers:
+        question = Question(run.step, str(solver), solver.method, guidance, samples, seed, reference.features.name)
+        row = _find(rows, question)
+        if row is None:
+            if noise is None:
+                noise, labels = run.start_noise(samples, seed)
+            drawn = sample(run.network, noise, solver, labels=labels, guidance=guidance)
+            row = {**asdict(question), "calls": drawn.nfe, **score(drawn.images, reference).as_dict()}
+            rows.append(row)
+            write_json(run.path / FILE, {"scores": rows})
+        answers.append(row)
+    return answers
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """The measurements kept beside a run; none where the file is missing or unreadable."""
+    try:
+        return json.loads((run / FILE).read_text())["scores"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return []
+
+
+def _find(rows: list[dict[str, Any]], question: Question) -> dict[str, Any] | None:
+    wanted = asdict(question)
+    return next((row for row in rows if wanted.items() <= row.items()), None)

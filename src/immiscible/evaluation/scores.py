@@ -1,0 +1,162 @@
+r"""Scores of generated images against real ones: FID, KID, precision and recall.
+
+All compare two sets of feature vectors, in float64:
+
+- *FID* (Heusel et al., arXiv 1706.08500) fits a Gaussian to either set,
+  :math:`|\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})`. The fewer images, the larger
+  it is on average: compare it at equal numbers only.
+- *KID* (Binkowski et al., arXiv 1801.01401) is the squared maximum mean discrepancy with a cubic kernel, without bias
+  at any number of images, so it may fall below zero: the mean over 100 random subsets of at most 500 images.
+- *precision* and *recall* (Kynkäänniemi et al., arXiv 1904.06991): around each image of a set lies a ball that reaches to
+  its third-nearest neighbour in that set. Precision is the share of generated images that lie in a ball of a real one
+  (they look real), recall the share of real images in a ball of a generated one (nothing is left out).
+
+FID and KID are torchmetrics'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from immiscible.data import Images
+from immiscible.errors import InputError
+from immiscible.evaluation.features import Features, embed
+
+NEIGHBOURS = 3
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 500
+SEED = 0
+# Rows of a matrix of distances that are held at once.
+CHUNK = 1024
+# With fewer images no ball reaches to a third neighbour.
+LEAST = NEIGHBOURS + 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How close generated images are to real ones: less is better for ``fid`` and ``kid``, more for the other two."""
+
+    fid: float
+    kid: float
+    precision: float
+    recall: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The four figures by name."""
+        return asdict(self)
+
+
+class Reference:
+    """The features of real images, computed once, to score any number of generated sets against.
+
+    Arguments:
+        features: The features to compare in.
+        data: The real images.
+        limit: If there are more, as many of them are taken, evenly spaced.
+        batch_size: How many images are embedded at a time.
+
+    Attributes:
+        features: The features, with their name.
+        shape: The shape (C, H, W) of an image.
+        values: The features of the real images, ``float64`` with shape (M, dim).
+        radii: The distance of each to its third-nearest neighbour, with shape (M,).
+
+    Raises:
+        InputError: If there are fewer than four images.
+    """
+
+    def __init__(self, features: Features, data: Images, *, limit: int = 10_000, batch_size: int = 256) -> None:
+        if min(len(data), limit) < LEAST:
+            raise InputError(f"scores need at least {LEAST} real images, got {min(len(data), limit)} of {data.name}.")
+        count = min(len(data), limit)
+        index = torch.arange(count) * len(data) // count
+        self.features = features
+        self.shape = data.shape
+        parts = [embed(features, data.batch(part)[0]) for part in index.split(batch_size)]
+        self.values = torch.cat(parts).double()
+        self.radii = neighbour_radii(self.values)
+
+
+def score(generated: Tensor, reference: Reference, *, batch_size: int = 256) -> Scores:
+    """Scores generated images against real ones. The same images always get the same scores.
+
+    Arguments:
+        generated: Generated images, with shape (N, C, H, W). Values outside [-1, 1] are clamped.
+        reference: The real images' features.
+        batch_size: How many images are embedded at a time.
+
+    Raises:
+        InputError: If there are fewer than four images, not all values are finite, or they have another shape.
+    """
+    if generated.ndim != 4 or tuple(generated.shape[1:]) != reference.shape or not generated.is_floating_point():
+        raise InputError(
+            f"generated images must be floats with shape (N, {', '.join(map(str, reference.shape))}) as the real ones, "
+            f"got {generated.dtype} with {tuple(generated.shape)}."
+        )
+    if len(generated) < LEAST:
+        raise InputError(f"scores need at least {LEAST} generated images, got {len(generated)}.")
+    if not bool(generated.isfinite().all()):
+        raise InputError("generated images must be finite, got NaN or infinite values: the training may have diverged.")
+    values = embed(reference.features, generated, batch_size=batch_size).double()
+    return Scores(
+        fid=frechet_distance(values, reference.values),
+        kid=kernel_distance(values, reference.values),
+        precision=covered(values, reference.values, reference.radii),
+        recall=covered(reference.values, values, neighbour_radii(values)),
+    )
+
+
+class _AsTheyAre(nn.Module):
+    """What torchmetrics takes for the network: it is handed features, and passes them on."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values
+
+
+def frechet_distance(generated: Tensor, real: Tensor) -> float:
+    """FID of two sets of features, ``float64`` with shapes (N, dim) and (M, dim), each with at least two rows."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    # Among several processes each scores by itself: by default all would have to call this.
+    metric = FrechetInceptionDistance(_AsTheyAre(real.shape[1]), sync_on_compute=False)
+    # The sums of squares lose no digits where the real features are centred.
+    centre = real.mean(0)
+    metric.update(real - centre, real=True)
+    metric.update(generated - centre, real=False)
+    return max(0.0, metric.compute().item())
+
+
+def kernel_distance(generated: Tensor, real: Tensor) -> float:
+    """KID of two sets of features, ``float64`` with shapes (N, dim) and (M, dim), each with at least two rows."""
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(len(generated), len(real), KID_SUBSET_SIZE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all", UserWarning)
+        metric = KernelInceptionDistance(
+            _AsTheyAre(real.shape[1]), subsets=KID_SUBSETS, subset_size=size, sync_on_compute=False
+        )
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)
+        return metric.compute()[0].item()
+
+
+def neighbour_radii(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """The distance of each point to its k-th nearest neighbour in the same set, itself not counted, with shape (N,)."""
+    return torch.cat([torch.cdist(part, points).kthvalue(neighbours + 1).values for part in points.split(CHUNK)])
+
+
+def covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
+    """The share of points, with shape (N, dim), that lie in any of the balls with these centres and radii."""
+    inside = [(torch.cdist(part, centres) <= radii).any(1) for part in points.split(CHUNK)]
+    return torch.cat(inside).double().mean().item()

@@ -1,0 +1,148 @@
+"""The networks of the recipes: a residual MLP for images of a few hundred values, diffusers' U-Net for the rest.
+
+Both map noisy images with shape (B, C, H, W), times in [0, 1] with shape (B,), and class labels with shape (B,) or
+None to an output with the shape of the images. The label after the last class means "no class".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from immiscible.errors import InputError
+
+MLP_VALUES = 256
+TIME_SCALE = 1000.0
+
+
+class ResidualMLP(nn.Module):
+    """A residual MLP whose blocks are scaled and shifted by the time and the class.
+
+    Arguments:
+        shape: The shape of an image, (C, H, W).
+        width: The hidden width.
+        depth: The number of residual blocks.
+        classes: The number of classes, 0 for an unconditional network.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 256, depth: int = 4, classes: int = 0) -> None:
+        super().__init__()
+        values = math.prod(shape)
+        self.enter = nn.Linear(values, width)
+        self.time = nn.Sequential(nn.Linear(TimeFeatures.dims, width), nn.SiLU(), nn.Linear(width, width))
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.time_features = TimeFeatures()
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(depth))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, values))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predicts, see the module."""
+        condition = self.time(self.time_features(t))
+        if self.label is not None:
+            no_class = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
+            condition = condition + self.label(no_class if labels is None else labels)
+        condition = nn.functional.silu(condition)
+        hidden = self.enter(x.flatten(1))
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        return self.leave(hidden).view(x.shape)
+
+
+class ResidualBlock(nn.Module):
+    """One residual block, the identity at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.modulation(condition).chunk(2, dim=1)
+        inner = torch.addcmul(shift, self.norm(hidden), 1 + scale)
+        return hidden + self.down(nn.functional.silu(self.up(inner)))
+
+
+class TimeFeatures(nn.Module):
+    """Sines and cosines of the time at geometrically spaced frequencies."""
+
+    dims = 64
+    frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        frequencies = torch.logspace(0, 2, self.dims // 2) * math.pi
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class UNet(nn.Module):
+    """The U-Net of diffusers, called like the MLP.
+
+    Arguments:
+        shape: The shape of an image, (C, H, W).
+        width: The channels of the first level; deeper levels have twice as many.
+        depth: The number of levels; H and W must be multiples of 2^(depth - 1).
+        classes: The number of classes, 0 for an unconditional network.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 64, depth: int = 3, classes: int = 0) -> None:
+        super().__init__()
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        channels, height, breadth = shape
+        if height % 2 ** (depth - 1) or breadth % 2 ** (depth - 1):
+            raise InputError(
+                f"a U-Net of {depth} levels needs a height and width that are multiples of {2 ** (depth - 1)}, "
+                f"got {height} x {breadth}: use --depth or --image-size."
+            )
+        attention: Any = ["AttnDownBlock2D" if level == depth - 1 else "DownBlock2D" for level in range(depth)]
+        self.classes = classes
+        self.inner = UNet2DModel(
+            sample_size=(height, breadth),
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=2,
+            block_out_channels=tuple(width * (1 if level == 0 else 2) for level in range(depth)),
+            down_block_types=tuple(attention),
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(attention)),
+            norm_num_groups=math.gcd(32, width),
+            attention_head_dim=math.gcd(64, width),
+            num_class_embeds=classes + 1 if classes else None,
+        )
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Predicts, see the module."""
+        if self.classes and labels is None:
+            labels = torch.full((len(x),), self.classes, device=x.device)
+        return self.inner(x, t * TIME_SCALE, class_labels=labels if self.classes else None).sample
+
+
+def choose(kind: str, shape: tuple[int, int, int]) -> str:
+    """What ``auto`` stands for: the MLP for images of few values, else the U-Net."""
+    if kind != "auto":
+        return kind
+    return "mlp" if math.prod(shape) <= MLP_VALUES else "unet"
+
+
+def build(kind: str, shape: tuple[int, int, int], width: int = 0, depth: int = 0, classes: int = 0) -> nn.Module:
+    """Builds the network that a configuration asks for; 0 stands for the default width and depth."""
+    if choose(kind, shape) == "mlp":
+        return ResidualMLP(shape, width or 256, depth or 4, classes)
+    return UNet(shape, width or 64, depth or _levels(shape), classes)
+
+
+def _levels(shape: tuple[int, int, int]) -> int:
+    """As many levels as halve the image evenly and leave at least four pixels, four at most."""
+    _, height, breadth = shape
+    fits = [n for n in range(4) if height % 2**n == 0 == breadth % 2**n and min(height, breadth) >= 4 * 2**n]
+    return max(fits, default=0) + 1

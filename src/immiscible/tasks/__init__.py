@@ -1,0 +1,1 @@
+"""The published systems: each a network, a process, data and a sampler."""

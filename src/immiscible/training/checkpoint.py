@@ -1,0 +1,152 @@
+"""Checkpoints: safetensors and JSON, written aside, then renamed. What cannot be verified is not loaded.
+
+``RUN/checkpoints/step-<N>/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` and ``state.json``
+with the step, a few numbers of the loop, and the SHA-256 of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
+from immiscible.errors import InputError
+from immiscible.training.files import write_bytes, write_json
+
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run is resumed from. What is random is derived from the step, see ``randomness``."""
+
+    step: int
+    model: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+    optimizer: dict[str, Any]
+    loop: dict[str, Any]
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> Path:
+    """Writes ``directory/step-<N>`` whole or not at all, then removes all but the newest ``keep`` (0 keeps all)."""
+    target = directory / f"step-{checkpoint.step}"
+    aside = directory / f".step-{checkpoint.step}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    tensors, values = _flatten_optimizer(checkpoint.optimizer)
+    contents = (checkpoint.model, checkpoint.ema, tensors)
+    checksums = {}
+    for name, content in zip(FILES, contents, strict=True):
+        data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
+        checksums[name] = hashlib.sha256(data).hexdigest()
+        write_bytes(aside / name, data)
+    write_json(
+        aside / "state.json",
+        {"step": checkpoint.step, "sha256": checksums, "optimizer": values, "loop": checkpoint.loop},
+    )
+    _move_aside(target)
+    aside.rename(target)
+    _sync(directory)
+    for old in checkpoints(directory)[keep:] if keep else []:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    found = [path for path in directory.glob("step-*") if STEP.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written, from its name."""
+    match = STEP.fullmatch(checkpoint.name)
+    if match is None:
+        raise InputError(f"a checkpoint directory must be named step-<N>, got {checkpoint}.")
+    return int(match[1])
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and verifies the checksum of every file.
+
+    Raises:
+        Damaged: If a file is missing, cut short or altered.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
+        merged = _unflatten_optimizer(optimizer, state["optimizer"])
+        return Checkpoint(state["step"], model, ema, merged, state["loop"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Damaged(f"{path}: {error}") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Reads one file of weights.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} must be a whole safetensors file, got: {error}: train again to restore it.") from error
+
+
+def _verified(path: Path, checksum: str) -> dict[str, Tensor]:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise ValueError(f"the checksum of {path.name} does not match")
+    return load(data)
+
+
+def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors by flat names, and its groups as JSON values."""
+    tensors = {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _unflatten_optimizer(tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": values["param_groups"]}
+
+
+def _move_aside(target: Path) -> None:
+    """Keeps what stands under a checkpoint's final name, which can only be a damaged one, under another name."""
+    number = 0
+    while target.exists():
+        number += 1
+        other = target.with_name(f"{target.name}.damaged-{number}")
+        if not other.exists():
+            target.rename(other)
+
+
+def _sync(directory: Path) -> None:
+    """Makes a rename survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

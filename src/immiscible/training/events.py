@@ -1,0 +1,103 @@
+"""What a run says while it goes: a progress bar, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from immiscible.training.files import write_text
+
+# Diagnostics and progress go to stderr, results to stdout.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Prints one line of plain text to stderr; nothing in it is markup."""
+    console.print(message, markup=False)
+
+
+class Metrics:
+    """``metrics.jsonl``, one JSON object per logged step, and the same numbers for TensorBoard.
+
+    Arguments:
+        out: The run directory.
+        resumed_at: The step that the run goes on from. Lines of later steps, which will come again, are dropped.
+        tensorboard: Whether to write TensorBoard events too.
+    """
+
+    def __init__(self, out: Path, resumed_at: int, tensorboard: bool) -> None:
+        path = out / "metrics.jsonl"
+        kept = [json.dumps(line) + "\n" for line in read_metrics(out) if line["step"] <= resumed_at]
+        write_text(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=resumed_at + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``; a line that a killed process left unfinished is passed over."""
+    path = out / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return parsed
+
+
+def progress_bar(description: str, total: int, done: int, visible: bool) -> Bar:
+    """A progress bar with loss, step rate and time to go; without a terminal nothing is drawn."""
+    return Bar(description, total, done, visible and console.is_terminal)
+
+
+class Bar:
+    """See :func:`progress_bar`. A context manager."""
+
+    def __init__(self, description: str, total: int, done: int, visible: bool) -> None:
+        columns = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        ]
+        self.visible = visible
+        self._progress = Progress(*columns, console=console, disable=not visible)
+        self._task = self._progress.add_task(description, total=total, completed=done, loss="", rate="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def show(self, loss: float, rate: float) -> None:
+        """Shows the latest loss and the steps per second."""
+        self._progress.update(self._task, loss=f"loss {loss:.4f}", rate=f"{rate:.1f} steps/s")

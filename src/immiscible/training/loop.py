@@ -1,0 +1,271 @@
+"""The training loop, the same for every task, on accelerate.
+
+A task brings a network, a loss and a way to draw samples; the loop brings data order, paired noise, optimiser, moving
+average, checkpoints, metrics and exact resume. All randomness is derived from the seed and the step, so the weights at
+the end do not depend on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from immiscible.couplings import coupling as parse_coupling
+from immiscible.data import Images
+from immiscible.errors import InputError
+from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint
+from immiscible.training.config import RunConfig
+from immiscible.training.events import Bar, Metrics, progress_bar, say
+from immiscible.training.interrupts import Interrupted, StopRequest
+from immiscible.training.order import DataOrder
+from immiscible.training.pairing import Pairing, Stopwatch
+from immiscible.training.pictures import write_grid
+from immiscible.training.randomness import derive, generator
+
+
+class Task(Protocol):
+    """What a published system brings to the loop."""
+
+    network: nn.Module
+    classes: int
+
+    def loss(
+        self, network: nn.Module, x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """The mean loss of a micro-batch, a scalar; times and dropped labels are drawn from the generator."""
+        ...
+
+    def preview(self, network: nn.Module) -> Tensor:
+        """A few samples, always from the same noise, with shape (B, C, H, W) in [-1, 1]."""
+        ...
+
+
+class TrainingError(RuntimeError):
+    """The training cannot go on. The message says where it stands and what may help."""
+
+    exit_status = 1
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The accelerator that a configuration asks for, on one process or as many as the launcher started."""
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[config.device]:
+        there = ", ".join(name for name, there in available.items() if there)
+        raise InputError(f"--device must be available here, one of {there}, got {config.device}.")
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("--mixed-precision must be no or bf16 on the CPU, got fp16.")
+    parts = config.accumulation * accelerator.num_processes
+    if config.batch_size % parts:
+        raise InputError(
+            f"--batch-size must be a multiple of accumulation x processes = {parts}, got {config.batch_size}."
+        )
+    return accelerator
+
+
+class Loop:
+    """One training run, from its newest good checkpoint to its last step.
+
+    Arguments:
+        config: What to train.
+        task: The network, its loss and its samples.
+        data: The data.
+        centre: What to subtract from the data before ranking, with shape (C, H, W), or None.
+        accelerator: Where to train.
+    """
+
+    def __init__(
+        self, config: RunConfig, task: Task, data: Images, centre: Tensor | None, accelerator: Accelerator
+    ) -> None:
+        self.config, self.task, self.data, self.accelerator = config, task, data, accelerator
+        self.device = accelerator.device
+        self.directory = config.out / "checkpoints"
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(
+            task.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
+        )
+        self.network, self.optimizer = accelerator.prepare(task.network, optimizer)
+        self.ema = AveragedModel(self._bare_network(), multi_avg_fn=_warm_average(config.ema), use_buffers=True)
+        self.order = DataOrder(len(data), config.batch_size, config.seed)
+        self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
+        centre = None if centre is None else centre.to(self.device)
+        self.pairing = Pairing(parse_coupling(config.coupling), centre, config.seed, self.pairing_watch)
+        self.step = 0
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.loss_count = 0
+
+    def run(self, *, verbose: bool = True) -> None:
+        """Trains to the last step.
+
+        Raises:
+            Interrupted: After a checkpoint, if a signal asked to stop.
+            TrainingError: If the loss or the weights are no longer finite. The last good checkpoint is kept.
+        """
+        self._resume()
+        config, main = self.config, self.accelerator.is_main_process
+        if self.step >= config.steps:
+            return
+        first, start = self.step, time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(StopRequest())
+            metrics = Metrics(config.out, self.step, config.tensorboard) if main else None
+            if metrics:
+                stack.callback(metrics.close)
+            bar = stack.enter_context(progress_bar(config.coupling, config.steps, self.step, verbose and main))
+            while self.step < config.steps:
+                with self.step_watch:
+                    self._train_step()
+                bar.advance()
+                if self._due(config.log_every):
+                    rate = (self.step - first) / (time.perf_counter() - start)
+                    self._log(metrics, rate, bar, verbose)
+                stopped = self._stop_requested(stop)
+                if stopped or self._due(config.checkpoint_every):
+                    self._save()
+                if self._due(config.sample_every or config.checkpoint_every):
+                    self._preview()
+                if stopped:
+                    raise Interrupted(stopped, f"stopped at step {self.step}: the same command resumes there.")
+
+    def _train_step(self) -> None:
+        """One optimiser step on one global batch, of which this process takes its share."""
+        config, rank = self.config, self.accelerator.process_index
+        torch.manual_seed(derive(config.seed, "dropout", self.step, rank))
+        shape = (config.accumulation, self.accelerator.num_processes, -1)
+        shares = self.order.batch(self.step).view(shape)[:, rank]
+        for micro, indices in enumerate(shares):
+            last = micro == config.accumulation - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
+                self._backward(indices, (self.step, micro, rank))
+        if config.clip:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update_parameters(self._bare_network())
+        self.step += 1
+        self.loss_count += 1
+
+    def _backward(self, indices: Tensor, position: tuple[int, int, int]) -> None:
+        """Adds the gradient of one micro-batch."""
+        x, labels = self.data.batch(indices)
+        x = x.to(self.device)
+        # An unconditional network must not be given noise that was paired by class.
+        labels = labels.to(self.device) if labels is not None and self.task.classes else None
+        noise = self.pairing.noise(x, labels, *position)
+        draws = generator(self.device, self.config.seed, "time", *position)
+        with self.accelerator.autocast():
+            loss = self.task.loss(self.network, x, noise, labels, draws) / self.config.accumulation
+        self.accelerator.backward(loss)
+        self.loss_sum += loss.detach()
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then constant."""
+        return self.config.learning_rate * min(1.0, (self.step + 1) / max(self.config.warmup, 1))
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _stop_requested(self, stop: StopRequest) -> int:
+        """The signal that any process received, so that all stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.received
+        received = torch.tensor([stop.received], device=self.device)
+        return int(torch.as_tensor(self.accelerator.gather(received)).max())
+
+    def _mean_loss(self) -> float:
+        """The mean loss since the last logged step, over all processes."""
+        total = torch.as_tensor(self.accelerator.reduce(self.loss_sum, "mean"))
+        mean = total.item() / max(self.loss_count, 1)
+        if not math.isfinite(mean):
+            raise self._not_finite(f"the loss is {mean}")
+        return mean
+
+    def _log(self, metrics: Metrics | None, rate: float, bar: Bar, verbose: bool) -> None:
+        loss = self._mean_loss()
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        if metrics is None:
+            return
+        metrics.write(
+            self.step,
+            {
+                "loss": loss,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "steps_per_second": rate,
+                "step_ms": self.step_watch.mean_ms,
+                "pairing_ms": self.pairing_watch.mean_ms,
+            },
+        )
+        bar.show(loss, rate)
+        if verbose and not bar.visible and self._due(10 * self.config.log_every):
+            left = (self.config.steps - self.step) / rate
+            say(f"step {self.step}/{self.config.steps}  loss {loss:.4f}  {rate:.1f} steps/s  {left:.0f} s to go")
+
+    def _save(self) -> None:
+        """Writes a checkpoint, unless what would be written is not finite."""
+        if self.loss_count:
+            self._mean_loss()
+        network = self._bare_network()
+        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+            raise self._not_finite("a weight is not finite")
+        if self.accelerator.is_main_process:
+            loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
+            state = Checkpoint(
+                self.step, network.state_dict(), self.ema.module.state_dict(), self.optimizer.state_dict(), loop
+            )
+            save_checkpoint(self.directory, state, self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def _not_finite(self, what: str) -> TrainingError:
+        good = next(iter(checkpoints(self.directory)), None)
+        kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        return TrainingError(
+            f"{what} at step {self.step}: {kept}; try a lower --learning-rate, more --warmup or a smaller --clip."
+        )
+
+    def _preview(self) -> None:
+        if self.accelerator.is_main_process:
+            images = self.task.preview(self.ema.module)
+            write_grid(self.config.out / "samples" / f"step-{self.step}.png", images)
+
+    def _resume(self) -> None:
+        """Goes on from the newest checkpoint that is whole, if there is one; names those that are not."""
+        for path in checkpoints(self.directory):
+            try:
+                checkpoint = load_checkpoint(path)
+            except Damaged as error:
+                say(f"warning: damaged checkpoint, the one before it is used: {error}")
+                continue
+            self._restore(checkpoint)
+            return
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._bare_network().load_state_dict(checkpoint.model)
+        self.ema.module.load_state_dict(checkpoint.ema)
+        self.ema.n_averaged.fill_(checkpoint.step)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.loss_sum.fill_(checkpoint.loop["loss_sum"])
+        self.loss_count = checkpoint.loop["loss_count"]
+        self.step = checkpoint.step
+
+    def _bare_network(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.network)
+
+
+def _warm_average(decay: float):  # noqa: ANN202
+    """A moving average whose decay grows to its final value, so that short runs forget their initial weights."""
+
+    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+        count = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, updates)
+
+    return update
