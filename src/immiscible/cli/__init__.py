@@ -113,8 +113,3 @@ def _resolve(path: str):  # noqa: ANN202
 def _complain(message: str, status: int) -> int:
     print(f"immiscible: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def entry_point() -> None:
-    """What the installed script calls."""
-    sys.exit(main())

@@ -1,5 +1,7 @@
 """``python -m immiscible.cli``, for launchers such as torchrun."""
 
-from immiscible.cli import entry_point
+import sys
 
-entry_point()
+from immiscible.cli import main
+
+sys.exit(main())

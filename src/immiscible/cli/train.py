@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from accelerate import PartialState
+
 from immiscible.cli.arguments import TrainFlow, values_of
 from immiscible.data import load
 from immiscible.tasks import runs
@@ -18,6 +20,8 @@ def train_flow(arguments: TrainFlow) -> None:
         print(json.dumps({**as_json(runs.resolve(config, data)), "out": str(config.out)}, indent=2))
         return
     summary = runs.train_flow(config)
+    if not PartialState().is_main_process:
+        return
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

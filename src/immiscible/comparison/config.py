@@ -49,4 +49,6 @@ class CompareFlow(FlowRecipe):
         try:
             return [int(word) for word in self.seeds.split(",")]
         except ValueError:
-            raise InputError(f"--seeds must be whole numbers separated by commas, such as 0,1,2, got {self.seeds!r}.") from None
+            raise InputError(
+                f"--seeds must be whole numbers separated by commas, such as 0,1,2, got {self.seeds!r}."
+            ) from None

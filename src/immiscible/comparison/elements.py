@@ -10,7 +10,7 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-VOID = frozenset({"br", "img", "link", "meta", "source"})
+VOID = frozenset({"br", "img", "link", "meta", "source", "wbr"})
 BLOCKS = frozenset({"p", "li", "tr", "table", "section", "figure", "ul", "dl", "dd", "h1", "h2", "h3", "div", "meta"})
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -24,7 +24,7 @@ def safe(content: object) -> Markup:
     return content if isinstance(content, Markup) else Markup(html.escape(str(content)))
 
 
-def tag(name: str, *content: object, **attributes: object) -> Markup:
+def tag(name: str, /, *content: object, **attributes: object) -> Markup:
     """An element. ``class_`` stands for ``class``, and an underscore in an attribute for a hyphen."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
@@ -57,9 +57,14 @@ def table(caption: object, columns: Sequence[object], rows: Iterable[tuple[objec
         rows: For each row its heading and its cells.
     """
     head = tag("thead", tag("tr", *(tag("th", column, scope="col") for column in columns)))
-    body = tag("tbody", *(tag("tr", tag("th", name, scope="row"), *(tag("td", c) for c in cells)) for name, cells in rows))
+    lines = [tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in cells)) for name, cells in rows]
     # A box that scrolls must take the focus, or a keyboard cannot scroll it.
-    return tag("div", tag("table", tag("caption", caption), head, body), class_="scroll", tabindex="0")
+    return tag(
+        "div",
+        tag("table", tag("caption", tag("span", caption)), head, tag("tbody", *lines)),
+        class_="scroll",
+        tabindex="0",
+    )
 
 
 def data_uri(png: bytes) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from immiscible.comparison.paired import against
-from immiscible.comparison.schema import BASELINE, SCORE_TITLES, ScoreName, Summary, final, others
+from immiscible.comparison.schema import BASELINE, ScoreName, StepsRatio, Summary, final, others
 from immiscible.comparison.words import at_calls, count, joined, percent, spread
 
+QUALITY = "Quality at the end of training"
 SINGLE = "in this single run, which gives no spread"
 
 
@@ -31,15 +32,16 @@ def grouped_findings(summary: Summary) -> dict[str, list[str]]:
     """
     compared = others(summary)
     if BASELINE not in summary["couplings"]:
-        missing = f"{BASELINE} was not trained here, so there is nothing to compare against: the tables stand alone."
-        groups = {"Quality at the end of training": [missing]}
+        groups = {
+            QUALITY: [f"{BASELINE} was not trained here, so there is nothing to compare against: see the tables."]
+        }
     elif not compared:
-        groups = {"Quality at the end of training": [f"Only {BASELINE} was trained: there is nothing to compare."]}
+        groups = {QUALITY: [f"Only {BASELINE} was trained: there is nothing to compare."]}
     else:
         groups = {
-            "Quality at the end of training": [*_where_baseline_stands(summary), *(_quality(summary, n) for n in compared)],
-            "Precision and recall": [line for n in compared for line in _fidelity_and_diversity(summary, n)],
-            f"Training steps to the final FID of {BASELINE}": [_steps(summary, n) for n in compared],
+            QUALITY: _where_baseline_stands(summary) + [_quality(summary, name) for name in compared],
+            "Precision and recall": [line for name in compared for line in _fidelity_and_diversity(summary, name)],
+            f"Training steps to the final FID of {BASELINE}": [_steps(summary, name) for name in compared],
         }
     groups |= {"Law of the noise": _drift(summary), "Cost": _cost(summary)}
     return {question: sentences for question, sentences in groups.items() if sentences}
@@ -79,54 +81,63 @@ def _quality(summary: Summary, name: str) -> str:
     places: dict[str, list[str]] = {}
     for nfe in summary["nfes"]:
         places.setdefault(_stands(summary, name, nfe), []).append(nfe)
-    sentences = [_verdict_sentence(summary, name, stands, nfes) for stands, nfes in places.items()]
-    return " ".join(sentences)
+    said = [_verdict(summary, name, stands, nfes) for stands, nfes in places.items()]
+    return f"{name}: FID {'; '.join(said)}, {SINGLE}." if _single(summary) else f"{'. '.join(said)}."
 
 
-def _verdict_sentence(summary: Summary, name: str, stands: str, nfes: Sequence[str]) -> str:
+def _verdict(summary: Summary, name: str, stands: str, nfes: Sequence[str]) -> str:
     means = [_means(summary, name, nfe) for nfe in nfes]
     sizes = joined(percent(100 * (ours - theirs) / max(theirs, 1e-9)) for ours, theirs in means)
     where, seeds = at_calls(nfes), count(len(summary["seeds"]), "seed")
     return {
-        "ahead": f"{name} is ahead of {BASELINE} {where}: FID {sizes} lower.",
-        "level": f"{name} and {BASELINE} are level {where} (within the spread over {seeds}).",
-        "behind": f"{BASELINE} is better than {name} {where}: the FID of {name} is {sizes} higher.",
-        "lower": f"The FID of {name} is {sizes} lower than that of {BASELINE} {where} {SINGLE}.",
-        "equal": f"{name} and {BASELINE} have the same FID {where} {SINGLE}.",
-        "higher": f"{BASELINE} does better than {name} {where}: the FID of {name} is {sizes} higher {SINGLE}.",
+        "ahead": f"{name} is ahead of {BASELINE} {where}: FID {sizes} lower",
+        "level": f"{name} and {BASELINE} are level {where} (within the spread over {seeds})",
+        "behind": f"{BASELINE} is better than {name} {where}: the FID of {name} is {sizes} higher",
+        "lower": f"{sizes} lower than that of {BASELINE} {where}",
+        "equal": f"the same as that of {BASELINE} {where}",
+        "higher": f"{sizes} higher than that of {BASELINE} {where} ({BASELINE} did better)",
     }[stands]
 
 
 def _fidelity_and_diversity(summary: Summary, name: str) -> list[str]:
     """Where precision or recall differ by more than the spread: a lower FID can hide lost variety."""
-    sentences = []
+    found: dict[str, list[str]] = {}
     scores: tuple[ScoreName, ...] = ("precision", "recall")
     for score in scores:
-        for stands, word in (("ahead", "higher"), ("behind", "lower")):
-            nfes = [nfe for nfe in summary["nfes"] if against(summary, name, BASELINE, nfe, score) == stands]
-            if nfes:
-                sentences.append(f"{SCORE_TITLES[score]} of {name} is {word} than that of {BASELINE} {at_calls(nfes)}.")
-    return sentences
+        places = [
+            (word, [nfe for nfe in summary["nfes"] if against(summary, name, BASELINE, nfe, score) == stands])
+            for stands, word in (("ahead", "higher"), ("behind", "lower"))
+        ]
+        where = " and ".join(f"{word} {at_calls(nfes)}" for word, nfes in places if nfes)
+        if where:
+            found.setdefault(where, []).append(score)
+    return [
+        f"{name} against {BASELINE}: {joined(which)} {'is' if len(which) == 1 else 'are'} {where}."
+        for where, which in found.items()
+    ]
 
 
 def _steps(summary: Summary, name: str) -> str:
     """How long one coupling took to the baseline's final quality, in units of the baseline's own time."""
     ratios = summary["couplings"][name]["steps_to_baseline"]
-    reached, missed = [], []
+    reached: dict[str, str] = {}
+    missed: list[str] = []
     for nfe in (nfe for nfe in summary["nfes"] if nfe in ratios):
-        entry = ratios[nfe]
-        seeds = "" if entry["reached"] == entry["of"] else f" (only {entry['reached']} of {entry['of']} seeds reached it)"
-        if entry["ratio"] is None:
+        if (ratio := ratios[nfe]["ratio"]) is None:
             missed.append(nfe)
         else:
-            reached.append(f"{spread(entry['ratio'], 2)} times its steps {at_calls([nfe])}{seeds}")
-    parts = [f"needed {joined(reached)}"] if reached else []
-    if missed:
-        runs = "" if _single(summary) else f" in any of the {count(len(summary['seeds']), 'seed')}"
-        parts.append(f"did not reach it {at_calls(missed)}{runs}")
-    if not parts:
-        return f"For {name} no steps were recorded."
-    return f"{name} {' and '.join(parts)}{f' {SINGLE}' if _single(summary) else ''}."
+            reached[nfe] = spread(ratio, 2) + _of_seeds(ratios[nfe])
+    goal, single = f"the final FID of {BASELINE}", f", {SINGLE}" if _single(summary) else ""
+    never = at_calls(missed) + (single or f" in any of the {len(summary['seeds'])} seeds") if missed else ""
+    if not reached:
+        return f"{name} did not reach {goal} {never}." if missed else f"{name}: no steps were recorded."
+    first = f"{name} reached {goal} in {joined(reached.values())} times its steps {at_calls(list(reached))}"
+    return f"{first}; it did not reach it {never}." if missed else f"{first}{single}."
+
+
+def _of_seeds(entry: StepsRatio) -> str:
+    """Of how many seeds a ratio is, where that is not all of them."""
+    return "" if entry["reached"] == entry["of"] else f" (only {entry['reached']} of {entry['of']} seeds)"
 
 
 def _drift(summary: Summary) -> list[str]:

@@ -22,7 +22,7 @@ def verdict(ours: Sequence[float], theirs: Sequence[float], *, lower_is_better: 
     """Says where ``ours`` stands against ``theirs``, both with one value per seed in the same order.
 
     Returns:
-        ``"single"`` with one seed, which cannot tell; else ``"ahead"``, ``"behind"``, or ``"level"``: within the spread.
+        ``"single"`` with one seed, which cannot tell; else ``"ahead"``, ``"behind"`` or ``"level"`` within the spread.
     """
     gains = [(b - a) if lower_is_better else (a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(gains) < 2:

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from PIL import Image
 
 from immiscible.comparison.schema import BASELINE, Score, Summary, final
 from immiscible.comparison.words import calls, count
@@ -45,7 +47,12 @@ LIGHT = Theme(
     "", "#ffffff", "#1f242b", "#e3e6ea", "#5d6570", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b67d00", "#3a9bd4")
 )
 DARK = Theme(
-    "-dark", "#181c22", "#e4e8ed", "#2f3640", "#a7b0bb", ("#4da3e0", "#f0803c", "#2cc295", "#e39cc4", "#e6b12e", "#8fd0f5")
+    "-dark",
+    "#181c22",
+    "#e4e8ed",
+    "#2f3640",
+    "#a7b0bb",
+    ("#4da3e0", "#f0803c", "#2cc295", "#e39cc4", "#e6b12e", "#8fd0f5"),
 )
 
 
@@ -130,7 +137,8 @@ def _overview(summary: Summary, theme: Theme) -> Figure:
     _dots(_axes(panels[-1], theme), summary, theme)
     seeds = len(summary["seeds"])
     bands = "one seed, so no spread" if seeds == 1 else f"mean ± standard deviation over {count(seeds, 'seed')}"
-    figure.suptitle(f"{plain(summary['task'])} on {plain(summary['data']['name'])}: {bands}", color=theme.text, fontsize=11)
+    what = f"{plain(summary['task'])} on {plain(summary['data']['name'])}"
+    figure.suptitle(f"{what}: {bands}", color=theme.text, fontsize=11)
     _legend(figure, panels[0], theme, loc="outside lower center", ncols=min(6, len(summary["couplings"])))
     return figure
 
@@ -149,7 +157,7 @@ def _curves(axes: Axes, summary: Summary, theme: Theme, nfe: str) -> None:
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
         shown += scores
     _log_scale(axes, shown)
-    axes.set_title(f"{plain(calls(nfe))}", color=theme.text, fontsize=11)
+    axes.set_title(plain(calls(nfe)), color=theme.text, fontsize=11)
     axes.set_xlabel("training steps")
     axes.set_ylabel("FID, lower is better")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -163,12 +171,17 @@ def _dots(axes: Axes, summary: Summary, theme: Theme) -> None:
     for place, name in enumerate(names):
         scores = [final(summary, name, nfe)["fid"] for nfe in nfes]
         where = [group + gap * (place - (len(names) - 1) / 2) for group in range(len(nfes))]
-        look = style_of(summary, name, theme) | {"linestyle": "none"}
-        reaches = [_reach(score) for score in scores]
-        means = [score["mean"] for score in scores]
-        bars = [[m - low for m, (low, _) in zip(means, reaches, strict=True)],
-                [high - m for m, (_, high) in zip(means, reaches, strict=True)]]  # fmt: skip
-        axes.errorbar(where, means, yerr=bars, label=plain(name), markersize=6, elinewidth=1.6, **look)
+        look: dict[str, Any] = style_of(summary, name, theme) | {"linestyle": "none"}
+        bars = [score["std"] or 0.0 for score in scores]
+        axes.errorbar(
+            where,
+            [score["mean"] for score in scores],
+            yerr=bars,
+            label=plain(name),
+            markersize=6,
+            elinewidth=1.6,
+            **look,
+        )
     _log_scale(axes, [final(summary, name, nfe)["fid"] for nfe in nfes for name in names])
     axes.set_title(f"at the end, {count(summary['steps'], 'step')}", color=theme.text, fontsize=11)
     axes.set_xlabel("network calls per sample")
@@ -201,9 +214,7 @@ def _log_scale(axes: Axes, scores: Sequence[Score]) -> None:
 
 
 def _figure(theme: Theme, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.face)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.face)
 
 
 def _axes(axes: Axes, theme: Theme) -> Axes:
@@ -219,11 +230,15 @@ def _axes(axes: Axes, theme: Theme) -> Axes:
 
 
 def _legend(where: Axes | Figure, axes: Axes, theme: Theme, **place: Any) -> None:
-    where.legend(*axes.get_legend_handles_labels(), labelcolor=theme.text, frameon=False, fontsize=9, handlelength=3.2, **place)
+    look = {"labelcolor": theme.text, "frameon": False, "fontsize": 9, "handlelength": 3.2}
+    where.legend(*axes.get_legend_handles_labels(), **look, **place)
 
 
 def _png(figure: Figure) -> bytes:
-    """The picture as a PNG file, the same bytes each time."""
+    """The picture as a PNG file, the same bytes each time: a palette of 128 colours makes it a third of the size."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.fromarray(numpy.asarray(canvas.buffer_rgba())).convert("RGB")
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    pixels.quantize(128, dither=Image.Dither.NONE).save(file, format="png", optimize=True)
     return file.getvalue()

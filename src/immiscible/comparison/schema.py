@@ -71,7 +71,11 @@ class Description(TypedDict):
 
 
 class CouplingResult(TypedDict):
-    """All that was measured of one coupling. ``samples`` are paths of PNG files relative to the report's directory."""
+    """All that was measured of one coupling.
+
+    ``overhead_percent`` is against a step without pairing, ``biased`` says that the noise drifts, ``warning`` how, and
+    ``samples`` are paths of PNG grids of the first seed, relative to the report's directory.
+    """
 
     description: Description
     curves: dict[str, list[Point]]

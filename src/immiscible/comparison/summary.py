@@ -145,9 +145,7 @@ def steps_to_baseline(runs: Sequence[Trained], baseline: Sequence[Trained], nfe:
         own, its = first_step_at(_fids(run.rows, nfe), goal), first_step_at(by_seed[run.seed], goal)
         values.append(None if own is None or its is None else own / its)
     reached = [value for value in values if value is not None]
-    return StepsRatio(
-        ratio=spread(reached) if reached else None, reached=len(reached), of=len(values), values=values
-    )
+    return StepsRatio(ratio=spread(reached) if reached else None, reached=len(reached), of=len(values), values=values)
 
 
 def _fids(rows: Rows, nfe: str) -> list[tuple[int, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,31 +27,35 @@ COLOURS = 6
 
 
 def name_of(summary: Summary, name: str) -> Markup:
-    """The name of a coupling behind a dot in its colour."""
+    """The name of a coupling behind a dot in its colour; it may break after a colon or an at sign."""
     place = "" if name == BASELINE else f" c{others(summary).index(name) % COLOURS}"
-    return several([tag("span", class_=f"swatch{place}", aria_hidden="true"), name])
+    swatch = tag("span", class_=f"swatch{place}", aria_hidden="true")
+    first, *rest = re.split("(?<=[:@])", name)
+    return several([tag("span", swatch, first, class_="name"), *(several([tag("wbr"), piece]) for piece in rest)])
 
 
 def score_table(summary: Summary, score: ScoreName) -> Markup:
     """One score at the end of training: a row per coupling, a column per number of network calls."""
     columns = [_score_column(summary, score, nfe) for nfe in summary["nfes"]]
-    rows = [
-        (name_of(summary, name), [column[place] for column in columns]) for place, name in enumerate(summary["couplings"])
-    ]
-    direction = "lower is better" if LOWER_IS_BETTER[score] else "higher is better"
-    caption = several([tag("b", SCORE_TITLES[score]), f", {direction}. ", _what_is_marked(summary)])
+    rows = [(name_of(summary, name), [column[i] for column in columns]) for i, name in enumerate(summary["couplings"])]
+    caption = [tag("b", SCORE_TITLES[score]), f", {'lower' if LOWER_IS_BETTER[score] else 'higher'} is better."]
     floor = (summary["noise_floor"] or {}).get(score)
     if floor is not None:
-        caption = several([caption, f" For scale: one half of the data against the other half scores {number(floor)}."])
-    return table(caption, ["Coupling", *map(_heading, summary["nfes"])], rows)
+        caption.append(f" For scale: one half of the data against the other half scores {number(floor)}.")
+    return table(several(caption), _headings(summary), rows)
 
 
-def _what_is_marked(summary: Summary) -> str:
+def _headings(summary: Summary) -> list[str]:
+    return ["Coupling", *(count(int(nfe), "call") if nfe.isdecimal() else nfe for nfe in summary["nfes"])]
+
+
+def what_is_marked(summary: Summary) -> str:
+    """What the figures in the score tables are, and which of them are marked."""
     if len(summary["seeds"]) == 1:
         return "One seed gives no spread, so nothing is marked as best."
     return (
-        f"Mean ± standard deviation over {count(len(summary['seeds']), 'seed')}; marked where a coupling is ahead of every "
-        "other by more than the spread of the differences."
+        f"Mean ± standard deviation over {count(len(summary['seeds']), 'seed')}. Marked is a coupling that is ahead of "
+        "every other one by more than the spread of the differences; where none is, nothing is marked."
     )
 
 
@@ -82,22 +87,18 @@ def _true_calls(point: Point, nfe: str) -> Markup | str:
     return tag("small", f"{point['nfe_mean']:.0f} calls", class_="calls")
 
 
-def _heading(nfe: str) -> str:
-    return count(int(nfe), "call") if nfe.isdecimal() else nfe
-
-
 def steps_table(summary: Summary) -> Markup:
     """The training steps to the baseline's final FID, as a multiple of those that the baseline needed."""
     rows = []
     for name in others(summary):
         ratios = summary["couplings"][name]["steps_to_baseline"]
-        rows.append((name_of(summary, name), [_ratio(ratios[nfe]) if nfe in ratios else "–" for nfe in summary["nfes"]]))
-    caption = several([
-        tag("b", f"Steps to the final FID of {BASELINE}"),
-        f", as a multiple of the steps {BASELINE} itself took to first reach it: 0.50 is half the training, more than 1 is "
-        f"longer. {_resolution(summary)}",
-    ])  # fmt: skip
-    return table(caption, ["Coupling", *map(_heading, summary["nfes"])], rows)
+        cells = [_ratio(ratios[nfe]) if nfe in ratios else "not recorded" for nfe in summary["nfes"]]
+        rows.append((name_of(summary, name), cells))
+    meaning = (
+        f", as a multiple of the steps that {BASELINE} took to first reach it: 0.50 is half the training, more than 1 "
+        f"is longer. {_resolution(summary)}"
+    )
+    return table(several([tag("b", f"Steps to the final FID of {BASELINE}"), meaning]), _headings(summary), rows)
 
 
 def _ratio(entry: StepsRatio) -> Markup:
@@ -109,19 +110,21 @@ def _ratio(entry: StepsRatio) -> Markup:
 
 
 def _resolution(summary: Summary) -> str:
-    """How finely the curves were sampled, which bounds what a ratio of steps can mean."""
+    """How finely the curves were sampled, which bounds how exact a ratio of steps can be."""
     curve = [point["step"] for point in summary["couplings"][BASELINE]["curves"][summary["nfes"][0]]]
-    gap = max((after - before for before, after in zip([0, *curve], curve, strict=False)), default=0)
-    partial = "Where some seeds did not reach it, the figure is of those that did. " if len(summary["seeds"]) > 1 else ""
-    return f"{partial}Scores were taken every {count(gap, 'step')}, and the ratio is no finer than that."
+    gap = max(after - before for before, after in zip([0, *curve], curve, strict=False))
+    several_seeds = len(summary["seeds"]) > 1
+    partial = "Where some seeds did not reach it, the figure is of those that did. " if several_seeds else ""
+    return f"{partial}Scores were taken every {count(gap, 'step')}, with straight lines between them."
 
 
 def cost_table(summary: Summary) -> Markup:
     """What pairing costs in each training step."""
-    columns = ["pairing_ms", "step_ms", "overhead_percent"]
-    caption = several([tag("b", "Cost"), " per training step, on the machine below; the overhead is against a step without pairing."])
+    results = summary["couplings"].values()
+    rows = _measured(summary, [[r["pairing_ms"], r["step_ms"], r["overhead_percent"]] for r in results])
+    meaning = " per training step, on the machine named below. The overhead is against a step without pairing."
     heads = ["Coupling", "pairing, ms", "whole step, ms", "overhead, %"]
-    return table(caption, heads, _measured(summary, [[r[c] for c in columns] for r in summary["couplings"].values()]))
+    return table(several([tag("b", "Cost"), meaning]), heads, rows)
 
 
 def noise_table(summary: Summary) -> Markup:
@@ -129,22 +132,27 @@ def noise_table(summary: Summary) -> Markup:
     results = list(summary["couplings"].values())
     measured = _measured(summary, [[r["drift"]["norm_ratio"], r["drift"]["mean_shift"]] for r in results], places=3)
     rows = [(name, [*cells, *_expected(r)]) for (name, cells), r in zip(measured, results, strict=True)]
-    caption = several([tag("b", "Law of the noise"), " that training saw. E|n|²/D is 1 for exact noise. The shift is the length of "
-                       "the mean noise, |mean n|/√D, which even exact noise shows at the size given beside it."])  # fmt: skip
-    return table(caption, ["Coupling", "E|n|²/D", "mean shift", "shift of exact noise", "law"], rows)
+    meaning = (
+        " that training saw. E|n|²/D is 1 for exact noise. The shift is the length of the mean noise over √D; even "
+        "exact noise shows some, of the size given beside it. The last column says whether the noise drifts."
+    )
+    heads = ["Coupling", tag("span", "E|n|²/D", class_="formula"), "mean shift", "shift of exact noise", "verdict"]
+    return table(several([tag("b", "Law of the noise"), meaning]), heads, rows)
 
 
 def _expected(result: CouplingResult) -> list[str]:
-    return [number(result["drift"]["expected_mean_shift"], 3), "biased" if result["biased"] else "exact"]
+    return [number(result["drift"]["expected_mean_shift"], 3), "drifts" if result["biased"] else "no drift seen"]
 
 
-def _measured(summary: Summary, figures: list[list[Score]], places: int | None = None) -> list[tuple[Markup, list[Markup]]]:
+def _measured(
+    summary: Summary, figures: list[list[Score]], places: int | None = None
+) -> list[tuple[Markup, list[Markup]]]:
     """Rows of figures, each column with decimals of its own unless they are given."""
-    columns = [
-        [figure(score, decimals([s["mean"] for s in column]) if places is None else places) for score in column]
-        for column in zip(*figures, strict=True)
+    digits = [places if places is not None else decimals([s["mean"] for s in c]) for c in zip(*figures, strict=True)]
+    return [
+        (name_of(summary, name), [figure(score, n) for score, n in zip(row, digits, strict=True)])
+        for name, row in zip(summary["couplings"], figures, strict=True)
     ]
-    return [(name_of(summary, name), list(row)) for name, row in zip(summary["couplings"], zip(*columns, strict=True), strict=True)]
 
 
 def settings_table(title: str, settings: Mapping[str, Any]) -> Markup:

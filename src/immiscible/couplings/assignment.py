@@ -71,7 +71,7 @@ class LinearAssignment:
             finite_norms(x, noise)
             groups = _groups(len(x), labels, self.block, generator)
             costs = [_cost(x, noise, group) for group in groups]
-            order = torch.arange(len(x))
+            order = torch.arange(len(x), device="cpu")
             for group, assignment in zip(groups, _solve_all(costs), strict=True):
                 order[group] = group[assignment]
             return noise.detach().index_select(0, order.to(noise.device))
@@ -111,13 +111,13 @@ def _groups(
     batch: int, labels: Tensor | None, block: int | None, generator: torch.Generator | None
 ) -> list[Tensor]:
     """The index sets, on the CPU, inside which noises may change places: all, or classes, or blocks of either."""
-    groups = [torch.arange(batch)]
+    groups = [torch.arange(batch, device="cpu")]
     if labels is not None:
         classes = labels.cpu()
         groups = list(classes.argsort(stable=True).split(classes.unique(return_counts=True)[1].tolist()))
     if block is None or block >= max(map(len, groups)):
         return groups
-    device = generator.device if generator is not None else None
+    device = generator.device if generator is not None else "cpu"
     shuffled = (group[torch.randperm(len(group), generator=generator, device=device).cpu()] for group in groups)
     return [part for group in shuffled for part in group.tensor_split(-(-len(group) // block))]
 

@@ -169,7 +169,9 @@ def finite_norms(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def _row_norms(tensor: Tensor) -> Tensor:
     if tensor.ndim == 1:
         return tensor.to(torch.float32).abs()
-    return torch.linalg.vector_norm(tensor, dim=row_dims(tensor), dtype=torch.float32)
+    # torch accumulates in a wider dtype on request, but refuses a narrower one.
+    wider = torch.float32 if tensor.dtype != torch.float64 else None
+    return torch.linalg.vector_norm(tensor, dim=row_dims(tensor), dtype=wider).to(torch.float32)
 
 
 def check_finite(tensor: Tensor, norms: Tensor, name: str) -> None:

@@ -41,11 +41,12 @@ def describe(coupling: str | Coupling) -> Description:
         'exact: the noises of a batch are the ones drawn, in another order.'
     """
     parsed = parse(coupling)
-    lines = _lines(type(parsed).__doc__)
+    lines = _lines(parsed.__doc__)
     if isinstance(parsed, Mixed):
         inner = describe(parsed.coupling)
         lines = {name: f"{text} Inner: {getattr(inner, name)}" for name, text in lines.items()}
-    return Description(str(parsed), *(lines.get(name, "not documented.") for name in ("moves", "marginal", "cost")))
+    name = getattr(parsed, "__name__", str(parsed))
+    return Description(name, *(lines.get(line, "not documented.") for line in ("moves", "marginal", "cost")))
 
 
 def _lines(docstring: str | None) -> dict[str, str]:

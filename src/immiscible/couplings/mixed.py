@@ -46,10 +46,10 @@ class Mixed:
     ) -> Tensor:
         """Couples or not, see :class:`~immiscible.couplings.base.Coupling`. The coin is the generator's first draw."""
         check_inputs(x, noise, labels, generator)
-        device = x.device if generator is not None else None
-        heads = torch.rand((), generator=generator, device=device).item() < self.p
+        device = x.device if generator is not None else "cpu"
+        heads = torch.rand((), generator=generator, device=device, dtype=torch.float32).item() < self.p
         chosen = self.coupling if heads else Independent()
         return chosen(x, noise, labels=labels, generator=generator)
 
     def __str__(self) -> str:
-        return f"{self.coupling}@{self.p:.15g}"
+        return f"{self.coupling}@{self.p}"

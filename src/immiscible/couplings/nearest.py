@@ -52,7 +52,7 @@ class KNN:
     *moves*: the axial part of each noise along its datum, and the length of the rest (``score="l2"``).
     *marginal*: biased: ``l2`` shrinks :math:`E|n|^2/D` (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4),
     ``dot`` keeps it; both shift the mean towards the mean of the data and stretch its leading components.
-    *cost*: O(B (D + k)) time, at most two tensors of the size of ``x`` in memory at any ``k``.
+    *cost*: O(B (D + k)) time, about two tensors of the size of ``x`` in memory at any ``k``, or 1 MB where that is more.
 
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
 
@@ -119,7 +119,8 @@ class KNN:
         return _combine(stretch, noise, step, x, buffer)
 
     def __str__(self) -> str:
-        return f"knn:{self.k:.15g}" + (":dot" if self.score == "dot" else "")
+        k = int(self.k) if self.k == int(self.k) else self.k
+        return f"knn:{k}" + (":dot" if self.score == "dot" else "")
 
 
 def _best_pair(
@@ -127,17 +128,25 @@ def _best_pair(
 ) -> tuple[Tensor, Tensor]:
     """The best of ``k`` pairs per row: the given one, and others drawn in chunks that the best so far leads."""
     batch = len(length)
-    width = dims if dims <= FEW_DEGREES else 1
-    chunk = max(2, max(SCALARS_AT_ONCE, batch * dims // 4) // (batch * width))
+    chunk = max(2, max(SCALARS_AT_ONCE, batch * dims // 4) // batch)
     while k > 1:
-        shape = (batch, min(k, chunk))
-        a = torch.randn(shape, generator=generator, device=length.device)
-        r2 = draw_chi2(dims - 1, shape, length.device, generator)
-        a[:, 0], r2[:, 0] = axial, radial
-        winner = torch.addcmul(r2, a, a - 2 * length[:, None]).argmin(1, keepdim=True)
-        axial, radial = a.gather(1, winner)[:, 0], r2.gather(1, winner)[:, 0]
-        k -= shape[1] - 1
+        count = min(k, chunk)
+        axial, radial = _best_of(count, length, axial, radial, dims, generator)
+        k -= count - 1
     return axial, radial
+
+
+def _best_of(
+    count: int, length: Tensor, axial: Tensor, radial: Tensor, dims: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The pair of least :math:`a^2 + r^2 - 2|x|a` per row among the given one and ``count - 1`` drawn here."""
+    shape = (len(length), count)
+    a = torch.randn(shape, generator=generator, device=length.device, dtype=torch.float32)
+    r2 = draw_chi2(dims - 1, shape, length.device, generator)
+    a[:, 0], r2[:, 0] = axial, radial
+    score = a - 2 * length[:, None]
+    winner = torch.addcmul(r2, a, score, out=score).argmin(1, keepdim=True)
+    return a.gather(1, winner)[:, 0], r2.gather(1, winner)[:, 0]
 
 
 def draw_chi2(
@@ -152,9 +161,13 @@ def draw_chi2(
         generator: The source of randomness.
     """
     if degrees < FEW_DEGREES:
-        return torch.randn(*shape, degrees, generator=generator, device=device).square_().sum(-1)
+        total = torch.zeros(shape, device=device, dtype=torch.float32)
+        for _ in range(degrees):
+            z = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+            total.addcmul_(z, z)
+        return total
     delta = degrees / 2 - 1 / 3
-    z = torch.randn(shape, generator=generator, device=device)
+    z = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     rejected = _rejected(z.view(-1), delta, generator)
     root = (2 * delta) ** (1 / 3)
     draws = z.mul_(root * (9 * delta) ** -0.5).add_(root).pow_(3)
@@ -172,11 +185,11 @@ def _rejected(z: Tensor, delta: float, generator: torch.Generator | None) -> Ten
     """
     scale = (9 * delta) ** -0.5
     longest = _tau(-scale * z.abs().amax().item(), delta)
-    count = int(torch.poisson(torch.tensor(longest * len(z), device=z.device), generator=generator))
+    count = int(torch.poisson(z.new_tensor(longest * len(z)), generator=generator))
     hit = torch.randint(len(z), (count,), generator=generator, device=z.device)
     if count == 0:
         return hit
-    height = longest * torch.rand(count, generator=generator, device=z.device).cpu().numpy()
+    height = longest * torch.rand(count, generator=generator, device=z.device, dtype=z.dtype).cpu().numpy()
     below = height < _tau(scale * z.index_select(0, hit).cpu().numpy().astype(np.float64), delta)
     return torch.from_numpy(np.unique(hit.cpu().numpy()[below])).to(z.device)
 
@@ -191,7 +204,7 @@ def _best_axial(axial: Tensor, k: float, generator: torch.Generator | None) -> T
 
     Written with the upper tail, :math:`1 - U^{1/(k-1)}`, which stays accurate in float32 where ``k`` is large.
     """
-    uniform = torch.rand(axial.shape, generator=generator, device=axial.device)
+    uniform = torch.rand(axial.shape, generator=generator, device=axial.device, dtype=axial.dtype)
     upper = -torch.expm1(uniform.log() / (k - 1))
     others = -torch.special.ndtri(upper.clamp_min(torch.finfo(torch.float32).tiny))
     return torch.maximum(axial, others)

@@ -3,8 +3,8 @@
 *Keys* of an ``.npz``: images under ``images``, ``x`` or ``arr_0``, or else the only array that holds no labels; labels
 under ``labels``, ``y`` or ``arr_1``, and they may be absent.
 
-*Values*: ``uint8`` from 0 to 255, or floats in [-1, 1]. Floats in [0, 1] are taken as they are, as grey to white: to use
-the whole range, save ``2 * x - 1``.
+*Values*: ``uint8`` from 0 to 255, or floats in [-1, 1]. Floats in [0, 1] are taken as they are, as grey to white: to
+use the whole range, save ``2 * x - 1``.
 
 *Layouts*: (N, H, W) is grey. Of four axes, the second or the last must have length 1 (grey) or 3 (RGB), and is the axis
 of the channels. Where both could be, or where three axes look like one single colour image, the layout is refused
@@ -35,8 +35,8 @@ LABEL_KEYS = ("labels", "y", "arr_1")
 CHANNELS = (1, 3)
 # Rounding may leave floats this far outside [-1, 1].
 SLACK = 1e-5
-# What NumPy and the modules under it raise for a file that is damaged, encrypted or packed in a way they do not know, or
-# whose header promises more than fits into memory.
+# What NumPy and the modules under it raise for a file that is damaged, encrypted or packed in a way they do not know,
+# or whose header promises more than fits into memory.
 DAMAGED = (
     EOFError,
     KeyError,
@@ -116,7 +116,8 @@ def _channels_first(name: str, array: np.ndarray) -> np.ndarray:
             f"`{name}`: {layouts}, got the ambiguous {array.shape}: images must be wider than 3 pixels to tell."
         )
     if not first and not last:
-        hint = ": drop the alpha channel with `x[..., :3]` or `x[:, :3]`" if 4 in (array.shape[1], array.shape[-1]) else ""
+        alpha = 4 in (array.shape[1], array.shape[-1])
+        hint = ": drop the alpha channel with `x[..., :3]` or `x[:, :3]`" if alpha else ""
         raise InputError(f"`{name}`: {layouts}, got {array.shape}{hint}.")
     return array if first else np.moveaxis(array, -1, 1)
 

@@ -123,12 +123,9 @@ def _decode(file: Path, channels: int, image_size: int | None) -> Tensor:
             black = Image.new("RGBA", image.size, "black")
             image = Image.alpha_composite(black, image.convert("RGBA"))
         image = image.convert("L" if channels == 1 else "RGB")
-        if image_size is not None and image.size != (image_size, image_size):
-            top, left, side = central_square(image.height, image.width)
-            square = image.crop((left, top, left + side, top + side))
-            image = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    return pixels if image_size is None else central_square(pixels[None], image_size)[0]
 
 
 @contextmanager

@@ -141,6 +141,12 @@ class Images:
         return torch.from_numpy(total.astype(np.float32))
 
 
+def evenly_spaced(total: int, limit: int) -> Tensor:
+    """The indices of at most ``limit`` of ``total`` images, spread evenly over them, all if there are no more."""
+    count = min(total, limit)
+    return torch.arange(count) * total // count
+
+
 def number_classes(values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
     """Numbers the classes from 0 in sorted order, whatever they were called, and keeps their names.
 

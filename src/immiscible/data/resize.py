@@ -11,24 +11,31 @@ from torch import Tensor
 from immiscible.data.images import CHUNK, Images
 
 
-def central_square(height: int, width: int) -> tuple[int, int, int]:
-    """The top, the left and the side of the largest square in the middle of an image."""
-    side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side
-
-
 def resized(images: Images, size: int) -> Images:
-    """Crops and resizes all images to ``size`` by ``size`` pixels. Bytes stay bytes; the range stays what it was."""
+    """Crops and resizes all images to ``size`` by ``size`` pixels."""
     if images.shape[1:] == (size, size):
         return images
-    top, left, side = central_square(*images.shape[1:])
-    squares = images.pixels[..., top : top + side, left : left + side]
-    pixels = torch.cat([_resize(chunk, size) for chunk in squares.split(CHUNK)])
-    return dataclasses.replace(images, pixels=pixels)
+    parts = [central_square(part, size) for part in images.pixels.split(CHUNK)]
+    return dataclasses.replace(images, pixels=torch.cat(parts))
 
 
-def _resize(pixels: Tensor, size: int) -> Tensor:
-    low, high = (0, 255) if pixels.dtype == torch.uint8 else (-1, 1)
-    result = F.interpolate(pixels.to(torch.float32), size=(size, size), mode="bicubic", antialias=True)
-    result = result.clamp_(low, high)
-    return result.round_().to(torch.uint8) if pixels.dtype == torch.uint8 else result
+def central_square(pixels: Tensor, size: int) -> Tensor:
+    """Crops the largest square from the middle and resizes it.
+
+    Arguments:
+        pixels: Images, with shape (N, C, H, W), ``uint8`` or ``float32`` in [-1, 1].
+        size: The side of the result.
+
+    Returns:
+        The squares, of the same type and in the same range, with shape (N, C, size, size).
+    """
+    height, width = pixels.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = pixels[..., top : top + side, left : left + side]
+    if side == size:
+        return square
+    result = F.interpolate(square.to(torch.float32), size=(size, size), mode="bicubic", antialias=True)
+    if pixels.dtype == torch.uint8:
+        return result.round_().clamp_(0, 255).to(torch.uint8)
+    return result.clamp_(-1, 1)

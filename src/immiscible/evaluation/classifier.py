@@ -99,15 +99,12 @@ def train_or_load(data: Images, cache: Path, device: str | torch.device = "cpu")
     Raises:
         InputError: If the data has no labels, only one class, or too few images.
     """
-    problem = obstacle(data)
-    if problem:
-        raise InputError(f"the features `classifier` need {problem}: choose `pixels`.")
     path = cache / f"classifier-{RECIPE}-{data.fingerprint()[:24]}.safetensors"
-    network = Network(data.shape, data.classes) if path.exists() else None
-    accuracy = _restore(network, path) if network else None
-    if network is None or accuracy is None:
-        network, accuracy = train(data)
-        _keep(network, accuracy, path)
+    trained = _restore(data, path) if path.exists() else None
+    if trained is None:
+        trained = train(data)
+        _keep(*trained, path)
+    network, accuracy = trained
     name = f"classifier on {data.name} ({FEATURES} features, {100 * accuracy:.1f} % held-out accuracy)"
     return ClassifierFeatures(name, network.to(device).eval().requires_grad_(False))
 
@@ -117,36 +114,38 @@ def train(data: Images) -> tuple[Network, float]:
 
     Returns:
         The network, and its accuracy on the tenth that it has not seen.
+
+    Raises:
+        InputError: If the data has no labels, only one class, or too few images.
     """
+    problem = obstacle(data)
+    if problem or data.labels is None:
+        raise InputError(f"the features `classifier` need {problem}: choose `pixels`.")
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(SEED)
         network = Network(data.shape, data.classes)
-        order = torch.randperm(len(data))
-        held_out, seen = order.split([round(HELD_OUT * len(data)), len(data) - round(HELD_OUT * len(data))])
-        _fit(network, data, seen)
-    return network.eval(), _accuracy(network, data, held_out)
+        order, unseen = torch.randperm(len(data)), round(HELD_OUT * len(data))
+        _fit(network, data, data.labels, order[unseen:])
+    return network.eval(), _accuracy(network, data, data.labels, order[:unseen])
 
 
-def _fit(network: Network, data: Images, seen: Tensor) -> None:
+def _fit(network: Network, data: Images, labels: Tensor, seen: Tensor) -> None:
     steps = min(max(4 * len(seen) // BATCH, STEPS[0]), STEPS[1])
     optimizer = torch.optim.AdamW(network.parameters(), RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for _ in range(steps):
-        images, labels = data.batch(seen[torch.randint(len(seen), (BATCH,))])
-        assert labels is not None
+        index = seen[torch.randint(len(seen), (BATCH,))]
         optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
+        F.cross_entropy(network(data.batch(index)[0]), labels[index]).backward()
         optimizer.step()
         schedule.step()
 
 
 @torch.no_grad()
-def _accuracy(network: Network, data: Images, index: Tensor) -> float:
+def _accuracy(network: Network, data: Images, labels: Tensor, index: Tensor) -> float:
     right = 0
     for part in index.split(4 * BATCH):
-        images, labels = data.batch(part)
-        assert labels is not None
-        right += int((network(images).argmax(1) == labels).sum())
+        right += int((network(data.batch(part)[0]).argmax(1) == labels[part]).sum())
     return right / len(index)
 
 
@@ -169,8 +168,8 @@ def _keep(network: Network, accuracy: float, path: Path) -> None:
         warnings.warn(f"cannot keep the classifier, so it will be trained again: {error}", stacklevel=2)
 
 
-def _restore(network: Network, path: Path) -> float | None:
-    """Loads the weights and returns the accuracy, or warns and returns nothing if the file is damaged."""
+def _restore(data: Images, path: Path) -> tuple[Network, float] | None:
+    """The network and its accuracy as they were kept, or a warning and nothing if the file is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -179,8 +178,10 @@ def _restore(network: Network, path: Path) -> float | None:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         if _checksum(weights, metadata["accuracy"]) != metadata["checksum"]:
             raise ValueError("wrong checksum")
+        with torch.random.fork_rng(devices=[]):
+            network = Network(data.shape, data.classes)
         network.load_state_dict(weights)
-        return float(metadata["accuracy"])
+        return network, float(metadata["accuracy"])
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         warnings.warn(f"{path} is damaged and will be replaced: {error}", stacklevel=2)
         return None

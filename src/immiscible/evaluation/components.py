@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.data import Images
+from immiscible.data.images import Images, evenly_spaced
 from immiscible.errors import InputError
 
 # At most as many components.
@@ -52,8 +52,7 @@ def fit(data: Images, device: str | torch.device = "cpu") -> PrincipalComponents
     Raises:
         InputError: If there are not at least two different images.
     """
-    index = torch.linspace(0, len(data) - 1, min(len(data), IMAGES), dtype=torch.float64).round().long()
-    points = data.batch(index)[0].flatten(1).double()
+    points = data.batch(evenly_spaced(len(data), IMAGES))[0].flatten(1).double()
     mean = points.mean(0)
     axes = _axes(points - mean)
     return PrincipalComponents(mean.float().to(device), axes.float().to(device))

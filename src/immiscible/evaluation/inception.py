@@ -11,7 +11,7 @@ import hashlib
 import http.client
 import importlib.util
 import io
-import pickle
+import logging
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,40 +77,38 @@ def load(device: str | torch.device = "cpu") -> InceptionFeatures:
 def weights() -> Path:
     """The checked file with the weights, fetched if it is not there yet."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-    if not path.is_file():
-        files.write_bytes(path, _checked(_fetch(path), URL))
-    else:
-        _checked(path.read_bytes(), str(path))
+    try:
+        if path.is_file():
+            _check(path.read_bytes(), f"{path}: delete it")
+        else:
+            data = _fetch()
+            _check(data, f"what {URL} sent: try again")
+            files.write_bytes(path, data)
+    except (OSError, http.client.HTTPException) as error:
+        raise InputError(
+            f"the features `inception` need their weights, which cannot be had ({error}): put {URL} at {path}."
+        ) from error
     return path
 
 
-def _fetch(path: Path) -> bytes:
-    try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
-            return answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise InputError(
-            f"the features `inception` need their weights, which cannot be fetched ({error}): put {URL} at {path}."
-        ) from error
+def _fetch() -> bytes:
+    with urllib.request.urlopen(URL, timeout=TIMEOUT) as answer:
+        logging.getLogger(__name__).warning("fetching the weights of Inception-v3, 91 MB, once")
+        return answer.read()
 
 
-def _checked(data: bytes, origin: str) -> bytes:
+def _check(data: bytes, origin: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if not found.startswith(SHA256_PREFIX):
         raise InputError(
             f"the weights of Inception must have a SHA-256 that begins with {SHA256_PREFIX}, got {found[:8]} in "
-            f"{origin}: delete the file and fetch it again."
+            f"{origin}."
         )
-    return data
 
 
 def _plain_tensors(path: Path) -> io.BytesIO:
     """The weights, read as nothing but tensors and packed anew: torch-fidelity itself would run any pickle."""
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(f"the weights of Inception in {path} must be plain tensors: delete the file.") from error
     packed = io.BytesIO()
-    torch.save(tensors, packed)
+    torch.save(torch.load(path, map_location="cpu", weights_only=True), packed)
     packed.seek(0)
     return packed

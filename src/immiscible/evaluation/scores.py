@@ -3,13 +3,13 @@ r"""Scores of generated images against real ones: FID, KID, precision and recall
 All compare two sets of feature vectors, in float64:
 
 - *FID* (Heusel et al., arXiv 1706.08500) fits a Gaussian to either set,
-  :math:`|\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})`. The fewer images, the larger
-  it is on average: compare it at equal numbers only.
+  :math:`|\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})`. The fewer images, the
+  larger it is on average: compare it at equal numbers only.
 - *KID* (Binkowski et al., arXiv 1801.01401) is the squared maximum mean discrepancy with a cubic kernel, without bias
   at any number of images, so it may fall below zero: the mean over 100 random subsets of at most 500 images.
-- *precision* and *recall* (Kynkäänniemi et al., arXiv 1904.06991): around each image of a set lies a ball that reaches to
-  its third-nearest neighbour in that set. Precision is the share of generated images that lie in a ball of a real one
-  (they look real), recall the share of real images in a ball of a generated one (nothing is left out).
+- *precision* and *recall* (Kynkäänniemi et al., arXiv 1904.06991): around each image of a set lies a ball that reaches
+  to its third-nearest neighbour in that set. Precision is the share of generated images that lie in a ball of a real
+  one (they look real), recall the share of real images in a ball of a generated one (nothing is left out).
 
 FID and KID are torchmetrics'.
 """
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from immiscible.data import Images
+from immiscible.data.images import Images, evenly_spaced
 from immiscible.errors import InputError
 from immiscible.evaluation.features import Features, embed
 
@@ -69,19 +69,18 @@ class Reference:
         InputError: If there are fewer than four images.
     """
 
-    def __init__(self, features: Features, data: Images, *, limit: int = 10_000, batch_size: int = 256) -> None:
+    def __init__(self, features: Features, data: Images, *, limit: int = 10_000, batch_size: int = 128) -> None:
         if min(len(data), limit) < LEAST:
             raise InputError(f"scores need at least {LEAST} real images, got {min(len(data), limit)} of {data.name}.")
-        count = min(len(data), limit)
-        index = torch.arange(count) * len(data) // count
         self.features = features
         self.shape = data.shape
+        index = evenly_spaced(len(data), limit)
         parts = [embed(features, data.batch(part)[0]) for part in index.split(batch_size)]
         self.values = torch.cat(parts).double()
         self.radii = neighbour_radii(self.values)
 
 
-def score(generated: Tensor, reference: Reference, *, batch_size: int = 256) -> Scores:
+def score(generated: Tensor, reference: Reference, *, batch_size: int = 128) -> Scores:
     """Scores generated images against real ones. The same images always get the same scores.
 
     Arguments:

@@ -1,0 +1,65 @@
+# On a fresh machine with Python 3.11 (or newer), git and make: `make demo` or `make test`; `make help` lists the rest.
+# Everything is installed into $(VENV) at the first call, in the versions of constraints.txt.
+
+VENV ?= .venv
+# Flags added to every `pip install`, for instance --index-url.
+PIP_FLAGS ?=
+DEMO_FLAGS ?= --seeds 0
+
+find_python = for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done
+PYTHON ?= $(shell $(find_python))
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint format types docs bench clean
+
+help: ## This list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.train ## Trains four couplings on real digits and writes a report, within a few minutes on two cores.
+	$(BIN)/immiscible compare flow --data digits --couplings independent,knn:4,assignment,assignment@0.5 $(DEMO_FLAGS)
+
+test: $(VENV)/.dev ## All tests but the slow ones.
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.dev ## The slow tests.
+	$(BIN)/python -m pytest -m slow || [ $$? -eq 5 ] # 5: there are none
+
+lint: $(VENV)/.dev ## Checks style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## Repairs what `make lint` complains of, as far as it can be repaired by machine.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## Checks the types of the package.
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.dev ## Builds the documentation into docs/_build/html; every warning is an error.
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+bench: $(VENV)/.dev ## Runs every benchmark, on an otherwise idle machine.
+	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Removes what the other targets made, apart from runs and reports.
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and alone, in the one version of constraints.txt: what follows then finds it and fetches no other.
+$(VENV)/.torch: constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: Python 3.11 or newer is needed, and none was found: set PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into $(VENV), once, which takes a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) torch
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable ".[train]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(INSTALL) --editable ".[train,dev]"
+	@touch $@

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from immiscible import coupling
+from immiscible.analysis.drift import measure_drift
+from immiscible.data import load
+
+
+@pytest.mark.parametrize("spelling", ["independent", "assignment", "assignment@0.5", "assignment:32", "knn:1"])
+def test_exact_couplings_do_not_drift(spelling: str) -> None:
+    drift = measure_drift(coupling(spelling), load("digits"), batch_size=64, batches=16)
+    assert not drift.biased
+    assert drift.warning() is None
+    torch.testing.assert_close(drift.norm_ratio, 1.0, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("spelling", "least", "most"), [("knn:4", 0.80, 0.93), ("knn:8", 0.75, 0.90)])
+def test_knn_shrinks_the_noise_and_is_told(spelling: str, least: float, most: float) -> None:
+    drift = measure_drift(coupling(spelling), load("digits"), batch_size=64, batches=16)
+    assert least < drift.norm_ratio < most
+    assert drift.biased
+    assert f"E|n|^2/D = {drift.norm_ratio:.3f}" in (drift.warning() or "")
+
+
+def test_centring_removes_the_shift_of_the_mean() -> None:
+    data = load("digits")
+    raw = measure_drift(coupling("knn:8:dot"), data, batch_size=64, batches=16)
+    centred = measure_drift(coupling("knn:8:dot"), data, centre=data.mean(), batch_size=64, batches=16)
+    assert raw.mean_shift > 4 * raw.expected_mean_shift
+    assert centred.mean_shift < 2 * centred.expected_mean_shift

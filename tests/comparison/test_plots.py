@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy
+import pytest
+from matplotlib import image
+
+from immiscible.comparison.plots import DARK, LIGHT, MARKERS, curve_name, draw, overview_nfes, plain, style_of
+
+
+@pytest.fixture(scope="module")
+def pictures(make_summary) -> dict[str, bytes]:
+    return draw(make_summary(3, ("5", "adaptive")))
+
+
+def pixels(png: bytes) -> numpy.ndarray:
+    return image.imread(io.BytesIO(png), format="png")
+
+
+def test_there_is_a_picture_per_number_of_network_calls_and_two_of_all_in_light_and_dark(pictures) -> None:
+    names = {"fid-nfe5", "fid-nfeadaptive", "final", "overview"}
+    assert set(pictures) == names | {f"{name}-dark" for name in names}
+
+
+def test_pictures_are_small_files_of_a_readable_size(pictures) -> None:
+    for png in pictures.values():
+        height, width = pixels(png).shape[:2]
+        assert 500 <= height <= 700
+        assert 700 <= width <= 1600
+        assert len(png) < 80_000
+
+
+def test_the_ground_is_light_or_dark(pictures) -> None:
+    assert pixels(pictures["final"])[0, 0].min() == 1.0
+    assert pixels(pictures["final-dark"])[0, 0, :3].max() < 0.2
+
+
+def test_every_coupling_is_drawn_in_its_colour(pictures, make_summary) -> None:
+    shown = pixels(pictures["fid-nfe5"])[..., :3]
+    for name in make_summary(3)["couplings"]:
+        colour = style_of(make_summary(3), name, LIGHT)["color"]
+        wanted = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        assert (numpy.abs(shown - wanted).max(axis=-1) < 0.05).sum() > 100, name
+
+
+def test_the_band_appears_with_several_seeds_only(make_summary, set_final) -> None:
+    def tinted(seeds: int) -> int:
+        summary = make_summary(seeds, ("5",), ("knn:4",))
+        for point in summary["couplings"]["knn:4"]["curves"]["5"]:
+            point["fid"]["std"] = None if seeds == 1 else 0.3 * point["fid"]["mean"]
+        shown = pixels(draw(summary)["fid-nfe5"])[..., :3]
+        band = 1 - 0.18 * (1 - numpy.array([0, 0x72, 0xB2]) / 255)
+        return int((numpy.abs(shown - band).max(axis=-1) < 0.03).sum())
+
+    assert tinted(3) > 10_000
+    assert tinted(1) < 1_000
+
+
+def test_the_same_summary_gives_the_same_bytes(pictures, make_summary) -> None:
+    assert draw(make_summary(3, ("5", "adaptive"))) == pictures
+
+
+def test_couplings_are_told_apart_by_more_than_their_colour(make_summary) -> None:
+    names = ("independent", *(f"knn:{k}" for k in range(2, 2 + len(MARKERS))))
+    for theme in (LIGHT, DARK):
+        looks = [style_of(make_summary(1, names=names), name, theme) for name in names]
+        assert len({look["marker"] for look in looks}) == len(names)
+        assert len({(look["color"], str(look["linestyle"])) for look in looks}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("nfes", "expected"),
+    [
+        (["10", "2", "50", "adaptive"], ["2", "50"]),
+        (["5", "adaptive"], ["5", "adaptive"]),
+        (["adaptive"], ["adaptive"]),
+        (["5"], ["5"]),
+    ],
+)
+def test_the_overview_shows_both_ends_of_the_range(nfes: list[str], expected: list[str]) -> None:
+    assert overview_nfes(nfes) == expected
+
+
+@pytest.mark.filterwarnings("error")
+def test_hostile_names_are_drawn_letter_by_letter(make_summary) -> None:
+    summary = make_summary(1, ("5",), ("independent", "_$\\frac{$", "\u6570\u5b57\n" * 30))
+    summary["data"]["name"] = "$x^{$ \\$ <b>"
+    assert len(draw(summary)) == 6
+    assert plain("a$b") == r"a\$b"
+    assert plain("\u6570x") == "?x"
+    assert len(plain("x" * 300)) < 40
+
+
+def test_scores_at_or_below_zero_and_single_points_can_be_drawn(make_summary, set_final) -> None:
+    summary = make_summary(3, ("5",), ("independent", "knn:4"))
+    for result in summary["couplings"].values():
+        result["curves"]["5"] = result["curves"]["5"][-1:]
+    set_final(summary, "knn:4", "5", -0.1, 0.1, 0.0)
+    assert len(draw(summary)) == 6
+
+
+def test_file_names_hold_no_separators() -> None:
+    assert curve_name("../a b") == "fid-nfe..-a-b"
+
+
+def test_drawing_leaves_pyplot_alone() -> None:
+    code = "import sys, immiscible.comparison.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

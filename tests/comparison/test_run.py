@@ -1,0 +1,118 @@
+"""A whole comparison at a small size: what it writes, what it reuses, and how it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from immiscible.cli import main
+from immiscible.comparison.config import CompareFlow
+from immiscible.comparison.run import command, parse_couplings
+
+FLAGS = (
+    "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "
+    "--nfe 2,4 --samples 64 --features pixels --batch-size 32 --width 32 --depth 1 --device cpu"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    assert main([*FLAGS, "--out", str(out)]) == 0
+    return out
+
+
+def test_summary_report_and_pictures_are_written(compared: Path) -> None:
+    summary = json.loads((compared / "summary.json").read_text())
+    assert list(summary["couplings"]) == ["independent", "assignment@0.5", "knn:4"]
+    knn = summary["couplings"]["knn:4"]
+    assert [point["step"] for point in knn["curves"]["4"]] == [10, 20]
+    assert len(knn["curves"]["2"][0]["fid"]["values"]) == 2
+    assert knn["biased"]
+    assert not summary["couplings"]["assignment@0.5"]["biased"]
+    for picture in knn["samples"].values():
+        assert (compared / picture).stat().st_size > 0
+    report = (compared / "report.html").read_text()
+    assert "assignment@0.5" in report
+    assert "data:image/png;base64" in report
+
+
+def test_couplings_start_from_the_same_weights_and_see_the_same_data(compared: Path) -> None:
+    """The first loss of two couplings differs by the pairing alone: with coupling off they are equal."""
+    losses = {}
+    for name in ("independent", "knn-4", "assignment-at-0.5"):
+        lines = (compared / "runs" / f"{name}-seed0" / "metrics.jsonl").read_text().splitlines()
+        losses[name] = json.loads(lines[0])["loss"]
+    assert len(set(losses.values())) == 3
+    again = compared.parent / "again"
+    flags = [word if word != "independent,assignment@0.5,knn:4" else "independent,knn:1,assignment@0" for word in FLAGS]
+    assert main([*flags, "--out", str(again), "--seeds", "0"]) == 0
+    same = {
+        (again / "runs" / f"{name}-seed0" / "metrics.jsonl").read_text().split('"learning_rate"')[0]
+        for name in ("independent", "knn-1", "assignment-at-0")
+    }
+    assert len(same) == 1
+
+
+def test_finished_runs_are_reused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = compared / "runs/knn-4-seed1/checkpoints/step-20/model.safetensors"
+    before = (weights.stat().st_mtime_ns, (compared / "summary.json").read_text())
+    assert main([*FLAGS, "--out", str(compared), "--json"]) == 0
+    assert weights.stat().st_mtime_ns == before[0]
+    assert (compared / "summary.json").read_text() == before[1]
+    assert json.loads(capsys.readouterr().out) == json.loads(before[1])
+
+
+def test_other_settings_in_the_same_directory_are_refused(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FLAGS, "--out", str(compared), "--learning-rate", "0.5"]) == 2
+    assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
+
+
+def test_killed_comparison_goes_on_to_the_same_figures(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-m", "immiscible.cli", *FLAGS, "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "runs/knn-4-seed0/config.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "summary.json").exists()
+    assert main([*FLAGS, "--out", str(out)]) == 0
+    ours, theirs = (json.loads((path / "summary.json").read_text()) for path in (out, compared))
+    for name, result in theirs["couplings"].items():
+        for nfe, curve in result["curves"].items():
+            fids = [point["fid"]["values"] for point in curve]
+            assert [point["fid"]["values"] for point in ours["couplings"][name]["curves"][nfe]] == [
+                pytest.approx(values, rel=1e-3) for values in fids
+            ]
+
+
+def test_baseline_comes_first_and_spellings_are_settled() -> None:
+    assert parse_couplings("knn:4:l2, independent,assignment") == ["independent", "knn:4", "assignment"]
+
+
+def test_command_reproduces_the_configuration() -> None:
+    config = CompareFlow(steps=7, evaluations=7, seeds="3", conditional=True, data="my images")
+    words = command(config)
+    assert "--steps 7" in words
+    assert "--conditional" in words
+    assert "--data 'my images'" in words
+    assert "--batch-size" not in words

@@ -1,0 +1,84 @@
+"""What a coupling says about itself in plain words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from immiscible import KNN, Independent, LinearAssignment, Mixed, describe
+
+SPELLINGS = ["independent", "knn:8", "knn:2.5:dot", "assignment", "assignment:512", "knn:4@0.5", "assignment:512@0.25"]
+MARKUP = re.compile(r":\w+:|``|`|\*\*|\\|[{}]|^\s*\*", re.MULTILINE)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_three_lines_in_plain_words(spelling):
+    description = describe(spelling)
+    assert description.name == spelling
+    for line in (description.moves, description.marginal, description.cost):
+        assert len(line.split()) >= 1
+        assert line.endswith(".")
+        assert line != "not documented."
+        assert "\n" not in line
+        assert not MARKUP.search(line), line
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_text_shows_name_and_all_lines(spelling):
+    description = describe(spelling)
+    name, *lines = str(description).splitlines()
+    assert name == spelling
+    assert [line.split()[0] for line in lines] == ["moves", "marginal", "cost"]
+    assert [line.split(maxsplit=1)[1] for line in lines] == [description.moves, description.marginal, description.cost]
+
+
+def test_marginal_says_whether_the_law_stays_exact():
+    assert describe("independent").marginal.startswith("exact")
+    assert describe("assignment").marginal.startswith("exact")
+    assert describe("knn:8").marginal.startswith("biased")
+    assert "biased" in describe("knn:8@0.5").marginal
+
+
+def test_cost_is_written_with_powers():
+    assert "O(B^2 D)" in describe("assignment").cost
+    assert "O(B (D + k))" in describe("knn:8").cost
+
+
+@pytest.mark.parametrize("inner", [KNN(8), LinearAssignment(), Independent()], ids=str)
+def test_mixed_repeats_what_its_inner_coupling_says(inner):
+    description, inside = describe(Mixed(inner, 0.5)), describe(inner)
+    assert description.moves.endswith(f" Inner: {inside.moves}")
+    assert description.marginal.endswith(f" Inner: {inside.marginal}")
+    assert description.cost.endswith(f" Inner: {inside.cost}")
+
+
+def test_couplings_and_spellings_are_described_alike():
+    assert describe(KNN(8)) == describe("knn:8")
+
+
+def test_function_without_the_lines_is_not_documented():
+    def swap(x, noise, *, labels=None, generator=None):
+        """Swaps."""
+        return noise.flip(0)
+
+    description = describe(swap)
+    assert description.name == "swap"
+    assert {description.moves, description.marginal, description.cost} == {"not documented."}
+
+
+def test_function_describes_itself_by_the_same_lines():
+    def swap(x, noise, *, labels=None, generator=None):
+        r"""Swaps.
+
+        *moves*: whole noises, in
+        reverse order.
+        *marginal*: exact.
+        *cost*: O(B\ :sup:`2` D), :math:`B`.
+        """
+        return noise.flip(0)
+
+    description = describe(swap)
+    assert description.moves == "whole noises, in reverse order."
+    assert description.marginal == "exact."
+    assert description.cost == "O(B^2 D), B."

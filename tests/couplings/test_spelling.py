@@ -1,0 +1,137 @@
+"""Strings become couplings in one place, and couplings the same strings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from immiscible import KNN, Coupling, Independent, InputError, LinearAssignment, Mixed, coupling
+
+SPELLED = {
+    "independent": Independent(),
+    "knn:1": KNN(1),
+    "knn:8": KNN(8),
+    "knn:1000000": KNN(1_000_000),
+    "knn:8:dot": KNN(8, "dot"),
+    "knn:2.5:dot": KNN(2.5, "dot"),
+    "assignment": LinearAssignment(),
+    "assignment:512": LinearAssignment(block=512),
+    "assignment@0.5": Mixed(LinearAssignment(), 0.5),
+    "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
+    "knn:2.5:dot@1": Mixed(KNN(2.5, "dot"), 1),
+    "independent@0": Mixed(Independent(), 0),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_spelling_names_its_coupling_and_back(spelling):
+    assert coupling(spelling) == SPELLED[spelling]
+    assert str(SPELLED[spelling]) == spelling
+
+
+@pytest.mark.parametrize(
+    ("other", "spelling"),
+    [
+        (" knn:8 ", "knn:8"),
+        ("knn:8:l2", "knn:8"),
+        ("knn:8.0", "knn:8"),
+        ("knn:1e3", "knn:1000"),
+        ("assignment@5e-1", "assignment@0.5"),
+    ],
+)
+def test_other_ways_to_write_the_same(other, spelling):
+    assert str(coupling(other)) == spelling
+
+
+plain = st.one_of(
+    st.just(Independent()),
+    st.integers(1, 10**9).map(KNN),
+    st.floats(1, allow_infinity=False).map(lambda k: KNN(k, "dot")),
+    st.none().map(LinearAssignment),
+    st.integers(2, 10**9).map(LinearAssignment),
+)
+mixed = st.builds(Mixed, plain, st.one_of(st.floats(0, 1), st.integers(0, 1)))
+
+
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@given(st.one_of(plain, mixed))
+def test_every_coupling_is_read_back_from_its_string(original):
+    assert coupling(str(original)) == original
+
+
+UNKNOWN = [
+    "", " ", "vanilla", "KNN:8", "Independent", "independent:2", "knn", "knn:", "knn:many", "knn:8:cosine", "knn:8:dot:2",
+    "knn::dot", "assignment:", "assignment:many", "assignment:2.5", "assignment:3:4", "lap", "@0.5", "assignment@",
+    "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8", "knn:8,assignment",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", UNKNOWN)
+def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spelling):
+    with pytest.raises(InputError) as caught:
+        coupling(spelling)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert repr(spelling) in message
+    for allowed in ("independent", "knn:K", "knn:K:dot", "assignment", "assignment:BLOCK", "@PROBABILITY"):
+        assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("knn:0", "`k` must be a finite number of at least 1, got 0"),
+        ("knn:-4", "`k` must be a finite number of at least 1, got -4"),
+        ("knn:0.5:dot", "`k` must be a finite number of at least 1, got 0.5"),
+        ("knn:nan", "`k` must be a finite number"),
+        ("knn:inf:dot", "`k` must be a finite number"),
+        ("knn:2.5", "`k` must be whole for score 'l2', got 2.5"),
+        ("assignment:1", "`block` must be None or a whole number of at least 2, got 1"),
+        ("assignment:-4", "`block` must be None or a whole number of at least 2, got -4"),
+        ("assignment@1.5", r"`p` must be a probability in \[0, 1\], got 1.5"),
+        ("assignment@nan", r"`p` must be a probability in \[0, 1\], got nan"),
+    ],
+)
+def test_number_out_of_range_is_refused_in_one_line(spelling, message):
+    with pytest.raises(InputError, match=message) as caught:
+        coupling(spelling)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given_instead", [None, 4, ["knn:8"]])
+def test_neither_spelling_nor_callable_is_refused(given_instead):
+    with pytest.raises(InputError, match="must be a spelling or a callable, got .*: independent, knn:K"):
+        coupling(given_instead)
+
+
+def reversed_noise(
+    x: torch.Tensor,
+    noise: torch.Tensor,
+    *,
+    labels: torch.Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    return noise.flip(0)
+
+
+def test_plain_function_is_a_coupling_and_stays_itself():
+    function: Coupling = reversed_noise
+    assert isinstance(function, Coupling)
+    assert coupling(function) is function
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_coupling_is_a_coupling_and_stays_itself(spelling):
+    original = SPELLED[spelling]
+    assert isinstance(original, Coupling)
+    assert coupling(original) is original
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_coupling_is_frozen_and_hashable(spelling):
+    original = SPELLED[spelling]
+    assert hash(original) == hash(coupling(spelling))
+    with pytest.raises(AttributeError):
+        original.k = 3
