@@ -57,7 +57,7 @@ def side_by_side(
 
 
 def settle_allocator() -> None:
-    """Frees one large block, as any training step does, so that page faults of smaller ones do not differ by history."""
+    """Frees one large block, as any training step does, so that page faults do not depend on what ran before."""
     torch.empty(LARGEST_KEPT_BLOCK, dtype=torch.uint8).zero_()
 
 

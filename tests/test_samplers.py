@@ -62,7 +62,9 @@ def test_lists_of_calls_are_read() -> None:
     assert [str(solver) for solver in parse_solvers("2,adaptive")] == ["2", "adaptive"]
 
 
-@pytest.mark.parametrize(("text", "method"), [("0", "euler"), ("x", "euler"), ("", "euler"), ("3", "heun"), ("-1", "euler")])
+@pytest.mark.parametrize(
+    ("text", "method"), [("0", "euler"), ("x", "euler"), ("", "euler"), ("3", "heun"), ("-1", "euler")]
+)
 def test_bad_lists_are_refused_in_one_line(text: str, method: str) -> None:
     with pytest.raises(InputError, match="nfe") as caught:
         parse_solvers(text, method)  # pyright: ignore[reportArgumentType]

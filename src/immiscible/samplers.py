@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -114,5 +114,5 @@ def _adaptive(velocity: _Counted, x: Tensor, tolerance: float) -> Tensor:
     from torchdiffeq import odeint
 
     times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
-    path = odeint(velocity, x, times, method="dopri5", rtol=tolerance, atol=tolerance)
-    return path[-1]  # pyright: ignore[reportIndexIssue]
+    path = cast(Tensor, odeint(velocity, x, times, method="dopri5", rtol=tolerance, atol=tolerance))
+    return path[-1]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from immiscible.cli import COMMANDS, main
 
-TRAIN = "train flow --data digits --steps 12 --batch-size 32 --width 32 --depth 1 --checkpoint-every 6 --no-tensorboard --device cpu".split()
+TRAIN = (
+    "train flow --data digits --steps 12 --batch-size 32 --width 32 --depth 1 --checkpoint-every 6 --no-tensorboard "
+    "--device cpu"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +40,20 @@ def error_of(capsys: pytest.CaptureFixture[str], words: list[str], status: int =
     return lines[0]
 
 
+HELP = """
+import sys
+from immiscible.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert not stop.code
+assert "torch" not in sys.modules
+"""
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train"], *[[*name, "--help"] for name in COMMANDS]], ids=" ".join)
 def test_help_needs_no_torch(words: list[str]) -> None:
-    code = "import sys; from immiscible.cli import main; status = main(sys.argv[1:]); assert 'torch' not in sys.modules"
-    result = subprocess.run(
-        [sys.executable, "-c", f"try:\n    {code}\nexcept SystemExit as stop:\n    assert not stop.code\nassert 'torch' not in sys.modules", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = subprocess.run([sys.executable, "-c", HELP, *words], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "usage" in result.stdout
 
@@ -114,7 +121,10 @@ def test_samples_as_grid_archive_and_directory_are_the_same_images(run: Path, tm
 
 def test_more_samples_begin_with_the_same_images(run: Path, tmp_path: Path) -> None:
     for number in (3, 7):
-        assert main(["sample", str(run), "--num", str(number), "--nfe", "2", "--out", str(tmp_path / f"{number}.npz")]) == 0
+        assert (
+            main(["sample", str(run), "--num", str(number), "--nfe", "2", "--out", str(tmp_path / f"{number}.npz")])
+            == 0
+        )
     few, many = (np.load(tmp_path / f"{number}.npz", allow_pickle=False)["images"] for number in (3, 7))
     np.testing.assert_allclose(few.astype(int), many[:3].astype(int), atol=1)
 
@@ -185,12 +195,3 @@ def test_own_images_train(tmp_path: Path) -> None:
     words = [*TRAIN, "--data", str(tmp_path / "own.npz"), "--network", "unet", "--width", "8", "--steps", "2"]
     assert main([*words, "--out", str(tmp_path / "run"), "--accumulation", "2", "--mixed-precision", "bf16"]) == 0
     assert opened(tmp_path / "run/samples/step-2.png").mode == "RGB"
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> None:
-    """accelerate keeps its settings for the life of a process; each test starts anew."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(torch.get_num_threads())

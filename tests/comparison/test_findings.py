@@ -33,7 +33,8 @@ def test_vanilla_ahead_everywhere_is_said_plainly(make_summary, set_final) -> No
         set_final(summary, "assignment", nfe, 10.0, 10.1, 10.4)
     assert grouped_findings(summary)[QUALITY] == [
         "No coupling is ahead of independent at any number of network calls tried.",
-        "independent is better than assignment at 2 and 50 network calls: the FID of assignment is 99 % and 99 % higher.",
+        "independent is better than assignment at 2 and 50 network calls: "
+        "the FID of assignment is 99 % and 99 % higher.",
     ]
 
 
@@ -95,7 +96,8 @@ def test_steps_of_some_seeds_name_how_many(make_summary) -> None:
 def test_never_reaching_the_quality_of_vanilla_is_a_finding(make_summary) -> None:
     lines = grouped_findings(make_summary(1, ("50",), ("independent", "knn:4")))[STEPS]
     assert lines == [
-        "knn:4 did not reach the final FID of independent at 50 network calls, in this single run, which gives no spread."
+        "knn:4 did not reach the final FID of independent at 50 network calls, "
+        "in this single run, which gives no spread."
     ]
 
 

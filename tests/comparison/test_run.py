@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ FLAGS = (
     "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "
     "--nfe 2,4 --samples 64 --features pixels --batch-size 32 --width 32 --depth 1 --device cpu"
 ).split()
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
 
 
 @pytest.fixture(scope="module")

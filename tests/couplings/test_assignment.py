@@ -76,6 +76,17 @@ def test_total_is_that_of_scipy(n, data):
     assert (centred * coupled).sum().item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
+def test_kernel_of_the_warm_start_does_not_vanish_beside_outliers():
+    signs = (torch.arange(800.0) % 2 * 2 - 1)[:, None]
+    noise = torch.randn(800, 1, generator=seeded(1))
+    # Every datum prefers one of these by more than float32 exponentials can tell.
+    noise[:4] = 1e4 * signs[:4]
+    assert assignment._reduce(-(signs @ noise.T)).isfinite().all()
+    best = noise.squeeze(1).sort().values
+    expected = (best[400:].sum() - best[:400].sum()).item()
+    assert (signs * LinearAssignment()(signs, noise)).sum().item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_total_is_that_of_pot():
     x, noise = batch(83, 3, 5)
     cost = torch.cdist(x.flatten(1).double(), noise.flatten(1).double()).square().numpy()
@@ -239,6 +250,9 @@ COSTS = {
     "small": 1e-30 * torch.rand(211, 211, generator=seeded(7)),
     "half precision": torch.rand(37, 37, generator=seeded(7)).half(),
     "a steep product": torch.outer(torch.arange(199.0) ** 2, torch.arange(199.0) ** 2),
+    "a steep valley": (torch.arange(199.0)[:, None] - torch.arange(199.0)).double() ** 4,
+    "many magnitudes": (5 * torch.randn(211, 211, generator=seeded(8))).exp(),
+    "whole": torch.randint(-9, 9, (37, 37), generator=seeded(8)),
     "one": torch.ones(1, 1),
 }
 
@@ -314,7 +328,7 @@ def test_scipy_solves_where_lap_is_another_package_and_one_warning_names_the_fix
 @pytest.mark.usefixtures("without_lapjvr")
 def test_without_any_solver_the_error_names_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(InputError, match="`lap` must be lapx's.*force-reinstall lapx"):
+    with pytest.raises(InputError, match=r"`lap` must be lapx's.*force-reinstall lapx"):
         LinearAssignment()(*batch(5, 3))
 
 

@@ -142,16 +142,18 @@ def test_coarse_matrix_products_change_nothing_and_stay_set(spelling):
     x, noise = batch(211, 3, 7, 5)
     expected = couple(spelling, x, noise)
     torch.set_float32_matmul_precision("medium")
+    coarse = base._precision()
     assert_same(couple(spelling, x, noise), expected)
-    assert torch.get_float32_matmul_precision() == "medium"
+    assert base._precision() == coarse
     with pytest.raises(InputError):
         couple(spelling, x * torch.nan, noise)
+    assert base._precision() == coarse
     assert torch.get_float32_matmul_precision() == "medium"
 
 
 @every
 @pytest.mark.usefixtures("products")
-@pytest.mark.skipif(not base.PER_BACKEND, reason="torch keeps one precision for all backends before 2.9")
+@pytest.mark.skipif(not base.BACKENDS, reason="torch keeps one precision for all backends before 2.9")
 def test_coarse_matrix_products_of_one_backend_change_nothing_and_stay_set(spelling):
     x, noise = batch(211, 3, 7, 5)
     expected = couple(spelling, x, noise)
@@ -162,11 +164,33 @@ def test_coarse_matrix_products_of_one_backend_change_nothing_and_stay_set(spell
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
+class Products(TorchDispatchMode):
+    """Notes with which precision float32 matrices are multiplied, since not every CPU has a coarser one to show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, ...]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.mv.default):
+            self.seen.add(base._precision())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("spelling", ["assignment", "assignment:3", "assignment@1"])
+def test_matrices_are_multiplied_in_full_precision(spelling):
+    x, noise = batch(211, 47)
+    torch.set_float32_matmul_precision("medium")
+    with Products() as products:
+        couple(spelling, x, noise)
+    assert products.seen == {("ieee", "ieee") if base.BACKENDS else ("highest",)}
+
+
 @pytest.mark.usefixtures("products")
 def test_full_precision_works_with_the_older_interface_of_torch(monkeypatch):
     torch.set_float32_matmul_precision("medium")
-    monkeypatch.setattr(base, "PER_BACKEND", False)
-    monkeypatch.setattr(base, "FULL_PRECISION", ("highest",))
+    monkeypatch.setattr(base, "BACKENDS", ())
     with base.full_float32(torch.device("cpu")):
         assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "medium"
@@ -211,7 +235,10 @@ def test_default_device_of_torch_is_not_read(spelling):
 def test_row_of_zeros_is_no_obstacle(spelling, shape):
     x, noise = batch(*shape)
     x[2] = 0
+    x[3] *= 1e-20
+    kept = x.clone()
     assert couple(spelling, x, noise).isfinite().all()
+    assert_same(x, kept)
     assert couple(spelling, torch.zeros_like(x), noise).isfinite().all()
     assert couple(spelling, x, torch.zeros_like(noise)).isfinite().all()
 

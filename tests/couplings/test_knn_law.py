@@ -39,7 +39,7 @@ def search(x: Tensor, k: int, score: str, seed: int) -> Tensor:
 
 
 def law(u: Tensor, length: float, noise: Tensor) -> dict[str, Tensor]:
-    """What the law of the noise given ``x = length * u`` depends on, and its distance, which depends on them together."""
+    """What the law of the noise given ``x = length * u`` depends on, and the distance, which joins the first two."""
     noise = noise.double()
     values = {"axial": (u * noise).sum(1), "norm": noise.norm(dim=1), "distance": (length * u - noise).norm(dim=1)}
     if u.shape[1] > 1:
@@ -195,7 +195,7 @@ def test_proposals_are_rejected_with_their_own_chance(degrees):
     assert len(rejected.unique()) == len(rejected)
     share = torch.bincount(rejected % 5, minlength=5) / count
     y = proposals.double() / math.sqrt(9 * delta)
-    # The acceptance of Marsaglia and Tsang, as they write it: log u < z^2/2 + delta - delta v + delta log v, v = (1 + y)^3.
+    # As Marsaglia and Tsang write their acceptance: log u < z^2/2 + delta - delta v + delta log v, v = (1 + y)^3.
     v = (1 + y) ** 3
     expected = 1 - torch.exp(proposals.double() ** 2 / 2 + delta - delta * v + delta * v.log())
     error = 5 * (expected * (1 - expected) / count).clamp_min(0).sqrt() + 1e-9
@@ -206,7 +206,7 @@ def test_proposals_are_rejected_with_their_own_chance(degrees):
 def test_rejected_proposals_are_drawn_anew(monkeypatch):
     shape, device = (3, 5), torch.device("cpu")
     plain = draw_chi2(40, shape, device, seeded(14))
-    monkeypatch.setattr(nearest, "_rejected", lambda z, *_: torch.tensor([4]) if len(z) > 1 else torch.tensor([]).long())
+    monkeypatch.setattr(nearest, "_rejected", lambda z, *_: torch.arange(4, 5 if len(z) > 1 else 4))
     redrawn = draw_chi2(40, shape, device, seeded(14))
     assert (plain != redrawn).flatten().tolist() == [index == 4 for index in range(15)]
 

@@ -99,7 +99,8 @@ def test_other_values_are_refused_with_a_hint(tmp_path: Path, array: np.ndarray,
 @pytest.mark.parametrize("label_key", ["labels", "y", "arr_1", None])
 def test_images_and_labels_are_found_by_key(tmp_path: Path, key: str, label_key: str | None) -> None:
     labels = {label_key: np.arange(7) % 2} if label_key else {}
-    data = read(tmp_path, **labels, **{key: GREY})
+    others = {} if key == "whatever" else {"mean": GREY.mean(0)}
+    data = read(tmp_path, **others, **labels, **{key: GREY})
     assert_close(data.pixels[:, 0], torch.from_numpy(GREY), rtol=0, atol=0)
     assert data.classes == (2 if label_key else 0)
 
@@ -151,7 +152,7 @@ def damaged_files(folder: Path) -> dict[str, Path]:
     paths = {
         name: folder / name for name in ("empty.npy", "cut.npy", "text.npy", "huge.npy", "object.npy", "token.npy")
     }
-    paths |= {name: folder / name for name in ("cut.npz", "flipped.npz", "object.npz", "foreign.npz")}
+    paths |= {name: folder / name for name in ("cut.npz", "flipped.npz", "garbled.npz", "object.npz", "foreign.npz")}
     np.save(folder / "whole.npy", GREY)
     np.savez_compressed(folder / "whole.npz", x=GREY)
     array, archive = (folder / "whole.npy").read_bytes(), (folder / "whole.npz").read_bytes()
@@ -164,6 +165,8 @@ def damaged_files(folder: Path) -> dict[str, Path]:
     paths["cut.npz"].write_bytes(archive[:-30])
     middle = len(archive) // 2
     paths["flipped.npz"].write_bytes(archive[:middle] + bytes([archive[middle] ^ 1]) + archive[middle + 1 :])
+    start = 30 + archive[26] + archive[28]
+    paths["garbled.npz"].write_bytes(archive[:start] + b"\xff" * 20 + archive[start + 20 :])
     np.savez(paths["object.npz"], x=np.array([None] * 7))
     with zipfile.ZipFile(paths["foreign.npz"], "w") as foreign:
         foreign.writestr("x.npy", "no array")
@@ -174,7 +177,7 @@ def damaged_files(folder: Path) -> dict[str, Path]:
     "name",
     [
         *("empty.npy", "cut.npy", "text.npy", "huge.npy", "object.npy", "token.npy"),
-        *("cut.npz", "flipped.npz", "object.npz", "foreign.npz"),
+        *("cut.npz", "flipped.npz", "garbled.npz", "object.npz", "foreign.npz"),
     ],
 )
 def test_damaged_files_and_pickles_are_one_line(tmp_path: Path, name: str) -> None:

@@ -53,6 +53,14 @@ def test_fine_stripes_become_grey() -> None:
     assert (small.pixels.float() - 127.5).abs().max() < 10
 
 
+def test_bright_edges_do_not_turn_dark() -> None:
+    """The bicubic filter overshoots at an edge, beyond what a byte can hold."""
+    pixels = torch.full((1, 1, 6, 6), 255, dtype=torch.uint8)
+    pixels[..., 3:] = 0
+    large = resized(Images("some", pixels), 30).pixels.int()
+    assert (large[..., 1:] <= large[..., :-1]).all()
+
+
 def test_floats_stay_in_their_range_and_labels_stay() -> None:
     pixels = torch.ones(2, 1, 6, 6)
     pixels[..., 3:] = -1

@@ -126,7 +126,8 @@ def damage(content: bytes, how: str) -> bytes:
     if how == "flipped":
         return content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
     if how == "better accuracy":
-        return content.replace(b'"accuracy":"', b'"accuracy":"0')
+        digit = content.index(b'"accuracy":"') + len(b'"accuracy":"')
+        return content[:digit] + b"9" + content[digit + 1 :]
     return {"cut": content[:-50], "empty": b"", "text": b"no network"}[how]
 
 

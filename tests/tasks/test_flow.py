@@ -42,9 +42,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 def test_same_generator_gives_the_same_loss() -> None:
     task = make_task(config(), load("digits"))
     x, noise = torch.randn(2, 8, 1, 8, 8)
-    losses = [
-        task.loss(task.network, x, noise, None, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)
-    ]
+    losses = [task.loss(task.network, x, noise, None, torch.Generator().manual_seed(seed)).item() for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 

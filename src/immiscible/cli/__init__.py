@@ -1,4 +1,4 @@
-"""The command line: finds the command, parses its flags, calls one function. Torch is imported only to run a command."""
+"""The command line: finds the command, parses its flags, calls one function. Only running a command imports torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from immiscible.errors import InputError
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does in a line, the dataclass of its flags, and the function that takes it (``module:name``)."""
+    """A command: what it does, the dataclass of its flags, and the function that takes it (both ``module:name``)."""
 
     summary: str
     arguments: str
@@ -105,7 +106,7 @@ def overview(commands: dict[tuple[str, ...], Command]) -> str:
     )
 
 
-def _resolve(path: str):  # noqa: ANN202
+def _resolve(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

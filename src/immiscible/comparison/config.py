@@ -14,7 +14,8 @@ from immiscible.training.config import FlowRecipe
 class CompareFlow(FlowRecipe):
     """Trains each coupling from the same weights on the same data order and times, and reports what it changed.
 
-    Writes report.html, summary.json and pictures to the directory. Finished runs are reused, a killed comparison resumes.
+    Writes report.html, summary.json and pictures to the directory. Finished runs are reused; a killed comparison
+    resumes.
     """
 
     out: Path = Path("runs/compare-flow")

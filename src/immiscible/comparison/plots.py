@@ -61,18 +61,19 @@ def curve_name(nfe: str) -> str:
     return "fid-nfe" + re.sub(r"[^A-Za-z0-9.]", "-", nfe)
 
 
-def draw(summary: Summary) -> dict[str, bytes]:
+def draw(summary: Summary, themes: Sequence[Theme] = (LIGHT, DARK)) -> dict[str, bytes]:
     """Draws all pictures of a comparison.
 
     Arguments:
         summary: The summary of a comparison.
+        themes: The versions of each picture.
 
     Returns:
         PNG files by name without ending: one per number of network calls (see :func:`curve_name`), ``final`` and
         ``overview``, and each of them again with ``-dark`` at the end.
     """
     pictures = {}
-    for theme in (LIGHT, DARK):
+    for theme in themes:
         for nfe in summary["nfes"]:
             pictures[curve_name(nfe) + theme.suffix] = _png(_single(summary, theme, nfe))
         pictures["final" + theme.suffix] = _png(_final(summary, theme))
@@ -160,7 +161,8 @@ def _curves(axes: Axes, summary: Summary, theme: Theme, nfe: str) -> None:
     axes.set_title(plain(calls(nfe)), color=theme.text, fontsize=11)
     axes.set_xlabel("training steps")
     axes.set_ylabel("FID, lower is better")
-    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

@@ -14,7 +14,7 @@ from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import BASELINE
 from immiscible.comparison.summary import summarise
 from immiscible.couplings import coupling as parse_coupling
-from immiscible.data import Images, load
+from immiscible.data import load
 from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run

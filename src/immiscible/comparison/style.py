@@ -71,11 +71,11 @@ dt { font-weight: 600; margin-top: .75rem; }
 dd { margin: .1rem 0; color: var(--soft); max-width: 50rem; }
 @media (max-width: 36rem) {
   main { padding: .75rem .5rem 3rem; }
-  section { padding: 1rem .85rem; border-radius: .5rem; }
+  section { padding: 1rem .7rem; border-radius: .5rem; }
   th, td { padding: .4rem .25rem; font-size: .8rem; vertical-align: middle; }
   th:last-child, td:last-child { padding-right: 0; }
   thead th { font-size: .75rem; }
-  td small { font-size: .7rem; }
+  td small { font-size: .7rem; font-weight: normal; }
   td .spread { display: block; }
   td, tbody th { white-space: normal; }
   .best { margin-right: 0; padding: .1rem .2rem; }

@@ -1,4 +1,4 @@
-"""Gathers the measurements of a comparison into its summary: means, spreads, curves and steps to the baseline's quality."""
+"""Gathers the measurements of a comparison: means, spreads, curves and steps to the baseline's quality."""
 
 from __future__ import annotations
 

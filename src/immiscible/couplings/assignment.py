@@ -1,14 +1,15 @@
 r"""Linear assignment: the noises of a batch are permuted to the pairing of least summed squared distance.
 
-.. math:: \pi^\star = \arg\min_{\pi \in S_B} \sum_i |x_i - n_{\pi(i)}|^2 = \arg\min_{\pi \in S_B} \sum_i -\langle x_i, n_{\pi(i)} \rangle
+.. math:: \pi^\star = \arg\min_{\pi \in S_B} \sum_i |x_i - n_{\pi(i)}|^2
+    = \arg\min_{\pi \in S_B} \sum_i -\langle x_i, n_{\pi(i)} \rangle
 
 since the squared norms add up to the same for every permutation: one matrix product is all the cost there is. A
 permutation keeps the set of noises, so the noise law stays exact (Immiscible Diffusion, arXiv 2406.12303).
 
-The solver is Jonker and Volgenant's, and exact. It starts from reduced costs, :math:`C_{ij} - f_i - g_j`, which have the
-same best permutation for any :math:`f, g`: with the potentials of a few Sinkhorn iterations the solver, whose time grows
-as :math:`B^3`, finds most rows settled and ends several times sooner. The nearer the potentials are to the dual optimum the
-better, but no choice of them can change the result.
+The solver is Jonker and Volgenant's, and exact. It starts from reduced costs, :math:`C_{ij} - f_i - g_j`, which have
+the same best permutation for any :math:`f, g`: with the potentials of a few Sinkhorn iterations the solver, whose time
+grows as :math:`B^3`, finds most rows settled and ends several times sooner. The nearer the potentials are to the dual
+optimum the better, but no choice of them can change the result.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class LinearAssignment:
 
 
 def assign(cost: Tensor) -> Tensor:
-    r"""Solves the linear assignment problem exactly.
+    r"""Solves the linear assignment problem exactly, in float64 on the CPU.
 
     .. math:: \pi^\star = \arg\min_{\pi \in S_n} \sum_i C_{i, \pi(i)}
 
@@ -92,7 +93,7 @@ def assign(cost: Tensor) -> Tensor:
         The assignment :math:`\pi` on the CPU, with shape :math:`(n,)`: datum ``i`` takes noise ``pi[i]``.
 
     Raises:
-        InputError: If the cost is not square or not finite in float32, in which the problem is solved.
+        InputError: If the cost is not square, not finite, or beyond the range of float32.
 
     Example:
         >>> assign(torch.tensor([[4.0, 1.0], [1.0, 4.0]]))
@@ -100,16 +101,14 @@ def assign(cost: Tensor) -> Tensor:
     """
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise InputError(f"`cost` must be square, got shape {tuple(cost.shape)}.")
+    if not cost.float().isfinite().all():
+        raise InputError("`cost` must be finite, got NaN, infinite values or values too large for float32.")
     with full_float32(cost.device):
-        cost = cost.to(torch.float32, copy=True)
-        if not cost.isfinite().all():
-            raise InputError("`cost` must be finite, got NaN, infinite values or values too large for float32.")
-        return _solve_all([cost])[0]
+        # Potentials as large as the largest costs would drown the small ones in float32.
+        return _solve_all([cost.cpu().to(torch.float64, copy=True)])[0]
 
 
-def _groups(
-    batch: int, labels: Tensor | None, block: int | None, generator: torch.Generator | None
-) -> list[Tensor]:
+def _groups(batch: int, labels: Tensor | None, block: int | None, generator: torch.Generator | None) -> list[Tensor]:
     """The index sets, on the CPU, inside which noises may change places: all, or classes, or blocks of either."""
     groups = [torch.arange(batch, device="cpu")]
     if labels is not None:
@@ -141,14 +140,15 @@ def _reduce(cost: Tensor) -> Tensor:
     """Subtracts potentials of rows and columns in place, such that little is left for the solver to do.
 
     First the means, since data with a strong common direction would fill the columns with that alone; then, in large
-    problems, Sinkhorn's potentials. The iterations run on scalings of one kernel, not on logarithms: a matrix-vector product each.
+    problems, Sinkhorn's potentials. The iterations run on scalings of one kernel, not on logarithms: a matrix-vector
+    product each.
     """
     cost.sub_(cost.mean(0)).sub_(cost.mean(1, keepdim=True))
     scale = cost.std().item() * WARM_TEMPERATURE if len(cost) >= WARM_FROM else 0.0
     if scale > 0:
         # The kernel stays in the range of float32: below the floor a pair is as good as excluded.
         kernel = (cost - cost.amin(1, keepdim=True)).div_(-scale).clamp_min_(-80).exp_()
-        left = torch.ones_like(cost[0])
+        left = right = torch.ones_like(cost[0])
         for _ in range(WARM_ITERATIONS):
             right = (kernel.T @ left).reciprocal_()
             left = (kernel @ right).reciprocal_()

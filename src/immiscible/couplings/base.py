@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ from immiscible.errors import InputError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Since 2.9 torch keeps the precision of float32 products per backend, and once set there the older interface is in error.
+# Since 2.9 torch keeps the precision of float32 products per backend. Once set there, the older interface raises.
 PER_BACKEND = hasattr(torch.backends, "fp32_precision")
-FULL_PRECISION = ("ieee", "ieee") if PER_BACKEND else ("highest",)
+BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul) if PER_BACKEND else ()
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
 
     The wrapper is made at the first call, since making it imports all of the compiler.
     """
-    disabled = functools.cache(torch.compiler.disable)
+    disabled: Any = functools.cache(torch.compiler.disable)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,7 +74,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
     """No gradient, no autocast and no reduced-precision matrix products: bf16 and TF32 are too coarse to rank in."""
     before = _precision()
     try:
-        _set_precision(FULL_PRECISION)
+        _set_precision(("ieee",) * len(BACKENDS) or ("highest",))
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
@@ -83,16 +83,14 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 def _precision() -> tuple[str, ...]:
     """How torch multiplies float32 matrices, on each backend or on all."""
-    if PER_BACKEND:
-        return torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
-    return (torch.get_float32_matmul_precision(),)
+    return tuple(backend.fp32_precision for backend in BACKENDS) or (torch.get_float32_matmul_precision(),)
 
 
 def _set_precision(precision: tuple[str, ...]) -> None:
-    if PER_BACKEND:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = precision
-    else:
+    if not BACKENDS:
         torch.set_float32_matmul_precision(*precision)
+    for backend, value in zip(BACKENDS, precision, strict=False):
+        backend.fp32_precision = value
 
 
 def rows(tensor: Tensor) -> Tensor:
@@ -203,4 +201,3 @@ class Independent:
 
     def __str__(self) -> str:
         return "independent"
-

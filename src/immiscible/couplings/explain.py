@@ -81,7 +81,9 @@ def noise_like(
         >>> noise = noise_like(torch.randn(4, 3, 8, 8), "knn:8")
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise InputError(f"`x` must be a floating tensor, got {getattr(x, 'dtype', type(x).__name__)}: use `x.float()`.")
+        raise InputError(
+            f"`x` must be a floating tensor, got {getattr(x, 'dtype', type(x).__name__)}: use `x.float()`."
+        )
     if generator is not None:
         check_generator(generator, x.device)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

@@ -1,7 +1,7 @@
 r"""KNN coupling: each datum takes the nearest of ``k`` Gaussian draws, without drawing the candidates.
 
-The published rule (Improved Immiscible Diffusion, arXiv 2505.18521) draws a ``[B, k, D]`` tensor of candidates and keeps
-the nearest. But with :math:`u = x/|x|` any candidate is
+The published rule (Improved Immiscible Diffusion, arXiv 2505.18521) draws a ``[B, k, D]`` tensor of candidates and
+keeps the nearest. But with :math:`u = x/|x|` any candidate is
 
 .. math:: n = a\,u + r\,w, \qquad a \sim N(0, 1), \quad r^2 \sim \chi^2_{D-1},
 
@@ -13,10 +13,10 @@ depends on the two scalars only. So ``k`` scalar pairs are compared and a single
 is the first candidate, and where another pair wins, its axial part is set to that pair's :math:`a` and its orthogonal
 part rescaled to that pair's :math:`r`. The law is that of the published search, exactly.
 
-:math:`\chi^2_d` is drawn by Marsaglia and Tsang's method (ACM TOMS 26, 2000), vectorised: for :math:`\delta = d/2 - 1/3`
-and :math:`z \sim N(0, 1)` the proposal :math:`2\delta\,(1 + z/\sqrt{9\delta})^3` is accepted with probability
-:math:`e^{-\tau}`, :math:`\tau = 3\delta\,(y - y^2/2 + y^3/3 - \log(1 + y))` with :math:`y = z/\sqrt{9\delta}`, which is
-all but one for the dimensions of images.
+:math:`\chi^2_d` is drawn by Marsaglia and Tsang's method (ACM TOMS 26, 2000), vectorised: for
+:math:`\delta = d/2 - 1/3` and :math:`z \sim N(0, 1)` the proposal :math:`2\delta\,(1 + z/\sqrt{9\delta})^3` is accepted
+with probability :math:`e^{-\tau}`, :math:`\tau = 3\delta\,(y - y^2/2 + y^3/3 - \log(1 + y))` with
+:math:`y = z/\sqrt{9\delta}`, which is all but one for the dimensions of images.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ Score = Literal["l2", "dot"]
 
 # Below this norm a datum has no direction that float32 scores could see.
 NO_DIRECTION = 1e-12
-# Fewer degrees of freedom than these are drawn as sums of squares. From here on no float32 normal comes near the pole of tau.
+# Fewer degrees of freedom than these are drawn as sums of squares. From here on no float32 normal comes near the pole
+# of tau.
 FEW_DEGREES = 34
-# Scalars drawn at once: at most this many, or a quarter of the noise where that is more, so that memory is bounded in k.
+# Scalars drawn at once: at most this many, or a quarter of the noise where that is more, which bounds memory in k.
 SCALARS_AT_ONCE = 2**16
 # Inputs of another dtype are converted to float32 in this many pieces.
 COLUMN_CHUNKS = 8
@@ -52,7 +53,8 @@ class KNN:
     *moves*: the axial part of each noise along its datum, and the length of the rest (``score="l2"``).
     *marginal*: biased: ``l2`` shrinks :math:`E|n|^2/D` (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4),
     ``dot`` keeps it; both shift the mean towards the mean of the data and stretch its leading components.
-    *cost*: O(B (D + k)) time, about two tensors of the size of ``x`` in memory at any ``k``, or 1 MB where that is more.
+    *cost*: O(B (D + k)) time; at any ``k`` about two tensors of the size of ``x`` in memory, or 1 MB where that is
+    more.
 
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
 
@@ -106,9 +108,6 @@ class KNN:
         else:
             dims = noise[0].numel()
             radial = (noise_length**2 - axial**2).clamp_min_(0)
-            if dims == 1:
-                # Nothing is left beside an axis, but rounding would leave a little.
-                radial = radial.where(undirected, 0)
             best, best_radial = _best_pair(length, axial, radial, dims, int(self.k), generator)
             if some_undirected:
                 # Where nothing is split off, the whole noise takes the length of the best pair.
@@ -179,9 +178,9 @@ def draw_chi2(
 def _rejected(z: Tensor, delta: float, generator: torch.Generator | None) -> Tensor:
     r"""The indices of the proposals to reject, each with its own chance :math:`1 - e^{-\tau}`.
 
-    A draw for each would cost as much as the proposals. But :math:`1 - e^{-\tau}` is also the chance that a Poisson process
-    of rate one puts a point into an interval of length :math:`\tau`. So a few points are drawn over all intervals at once, each
-    lengthened to the longest, and a proposal is rejected if a point falls into its own part.
+    A draw for each would cost as much as the proposals. But :math:`1 - e^{-\tau}` is also the chance that a Poisson
+    process of rate one puts a point into an interval of length :math:`\tau`. So a few points are drawn over all
+    intervals at once, each lengthened to the longest, and a proposal is rejected if a point falls into its own part.
     """
     scale = (9 * delta) ** -0.5
     longest = _tau(-scale * z.abs().amax().item(), delta)

@@ -18,8 +18,8 @@ def coupling(spelling: str | Coupling) -> Coupling:
     """Reads the spelling of a coupling. What is a coupling already is returned as it is.
 
     Arguments:
-        spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``, or one of these followed
-            by ``@0.5`` to couple in that share of the batches.
+        spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``, or one of these
+            followed by ``@0.5`` to couple in that share of the batches.
 
     Raises:
         InputError: If the spelling is unknown, or one of its numbers is out of range.

@@ -51,8 +51,8 @@ def evaluate_run(
         seed: The seed of the starting noise.
 
     Returns:
-        A row per solver: the fields of :class:`Question`, ``calls``, ``fid``, ``kid``, ``precision`` and ``recall``. The rows
-        are kept in ``RUN/evaluation.json``; what stands there is not measured again.
+        A row per solver: the fields of :class:`Question`, ``calls`` and the four scores. The rows are kept in
+        ``RUN/evaluation.json``; what stands there is not measured again.
     """
     rows = read_rows(run.path)
     answers = []

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -85,9 +84,10 @@ def _facts(data: Images) -> dict[str, Any]:
 def _announcement(config: FlowConfig, task: FlowTask, data: Images, per_pairing: int) -> str:
     parameters = sum(parameter.numel() for parameter in task.network.parameters())
     where = " within classes" if task.classes and "assignment" in config.coupling else ""
+    shape = "x".join(map(str, data.shape))
     return (
-        f"flow matching on {data.name} ({len(data)} images of {'x'.join(map(str, data.shape))}), "
-        f"{config.network} of {parameters:,} parameters, coupling {config.coupling}{where}, {per_pairing} paired at once"
+        f"flow matching on {data.name} ({len(data)} images of {shape}), {config.network} of {parameters:,} parameters, "
+        f"coupling {config.coupling}{where}, {per_pairing} paired at once"
     )
 
 
@@ -137,7 +137,9 @@ class Run:
         """
         data = load(self.config.data, image_size=self.config.image_size)
         if data.fingerprint() != read_config(self.path)["data_fingerprint"]:
-            raise InputError(f"{self.config.data} must be the data that {self.path} was trained on, got other contents.")
+            raise InputError(
+                f"{self.config.data} must be the data that {self.path} was trained on, got other contents."
+            )
         return data
 
     def start_noise(self, count: int, seed: int) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, written aside, then renamed. What cannot be verified is not loaded.
 
-``RUN/checkpoints/step-<N>/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` and ``state.json``
-with the step, a few numbers of the loop, and the SHA-256 of each file.
+``RUN/checkpoints/step-<N>/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` and
+``state.json`` with the step, a few numbers of the loop, and the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} must be a whole safetensors file, got: {error}: train again to restore it.") from error
+        raise InputError(
+            f"{path} must be a whole safetensors file, got: {error}: train again to restore it."
+        ) from error
 
 
 def _verified(path: Path, checksum: str) -> dict[str, Tensor]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import Images
@@ -33,8 +34,15 @@ from immiscible.training.randomness import derive, generator
 class Task(Protocol):
     """What a published system brings to the loop."""
 
-    network: nn.Module
-    classes: int
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the network is conditioned on, 0 for none."""
+        ...
 
     def loss(
         self, network: nn.Module, x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator
@@ -261,10 +269,10 @@ class Loop:
         return self.accelerator.unwrap_model(self.network)
 
 
-def _warm_average(decay: float):  # noqa: ANN202
+def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
     """A moving average whose decay grows to its final value, so that short runs forget their initial weights."""
 
-    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
+    def update(averages: PARAM_LIST, values: PARAM_LIST, updates: Tensor | int) -> None:
         count = int(updates)
         get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, updates)
 

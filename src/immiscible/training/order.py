@@ -13,8 +13,8 @@ from immiscible.training.randomness import generator
 class DataOrder:
     """Which data each step sees.
 
-    Every epoch is a new permutation of the whole data set, and a batch may span two epochs, so that all batches are full
-    and nothing is dropped. The order of step s is known without walking through the steps before it.
+    Every epoch is a new permutation of the whole data set, and a batch may span two epochs, so that all batches are
+    full and nothing is dropped. The order of a step is known without walking through the steps before it.
 
     Arguments:
         count: The size of the data set, at least 1.

@@ -21,7 +21,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def write_grid(path: Path, images: Tensor, columns: int = 0) -> None:
-    """Writes images with shape (B, C, H, W), C of 1 or 3, in [-1, 1], as one PNG; as square a grid as can be by default."""
+    """Writes images with shape (B, C, H, W), C of 1 or 3, in [-1, 1], as one PNG, by default as square as can be."""
     write_bytes(path, encode_png(tile(images, columns or math.ceil(math.sqrt(len(images))))))
 
 
