@@ -58,14 +58,20 @@ def _write_images(out: Path, images: torch.Tensor, labels: torch.Tensor | None) 
     if out.suffix == ".png":
         write_grid(out, images)
     elif out.suffix == ".npz":
-        arrays = {"images": to_uint8(images).permute(0, 2, 3, 1).numpy()}
-        if labels is not None:
-            arrays["labels"] = labels.cpu().numpy()
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        write_bytes(out, buffer.getvalue())
+        write_bytes(out, _archive(images, labels))
     elif out.suffix:
         raise InputError(f"--out must end in .png or .npz or be a directory, got {out}.")
     else:
         for index, image in enumerate(images):
             write_bytes(out / f"{index:06d}.png", encode_png(image))
+
+
+def _archive(images: torch.Tensor, labels: torch.Tensor | None) -> bytes:
+    """The bytes of a .npz file."""
+    pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
+    buffer = io.BytesIO()
+    if labels is None:
+        np.savez_compressed(buffer, images=pixels)
+    else:
+        np.savez_compressed(buffer, images=pixels, labels=labels.cpu().numpy())
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ from typing import Any
 
 from immiscible.comparison.config import CompareFlow
 from immiscible.comparison.report import write_report
-from immiscible.comparison.schema import BASELINE
+from immiscible.comparison.schema import BASELINE, Summary
 from immiscible.comparison.summary import summarise
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import load
@@ -43,7 +43,7 @@ class Trained:
     rows: list[dict[str, Any]]
 
 
-def compare_flow(config: CompareFlow) -> dict[str, Any]:
+def compare_flow(config: CompareFlow) -> Summary:
     """Runs a comparison, or goes on with one, and writes its report.
 
     Returns:
@@ -73,7 +73,7 @@ def compare_flow(config: CompareFlow) -> dict[str, Any]:
     write_json(config.out / "summary.json", summary)
     report = write_report(summary, config.out)
     say(f"report: {report}")
-    return dict(summary)
+    return summary
 
 
 def parse_couplings(text: str) -> list[str]:
