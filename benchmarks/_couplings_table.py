@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 HEADING = """# What coupling costs
 
-Measured by `python benchmarks/couplings.py` on {machine}; every figure is in
-[`benchmarks/couplings.csv`](https://github.com/immiscible/immiscible/blob/main/benchmarks/couplings.csv). Ours and the
+Measured by `python benchmarks/couplings.py` on {machine}; every figure is in `benchmarks/couplings.csv`. Ours and the
 reference were called in turn in one run, after warming up, with the noise drawn inside of both. Times are medians in
 milliseconds, with the least in brackets; the ratio is ours over the reference, the median over neighbouring calls.
 

@@ -25,6 +25,7 @@ R = TypeVar("R")
 # Since 2.9 torch keeps the precision of float32 products per backend. Once set there, the older interface raises.
 PER_BACKEND = hasattr(torch.backends, "fp32_precision")
 BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul) if PER_BACKEND else ()
+FULL = frozenset({"none", "ieee", "highest"})
 
 
 @runtime_checkable
@@ -73,12 +74,15 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
 def full_float32(device: torch.device) -> Iterator[None]:
     """No gradient, no autocast and no reduced-precision matrix products: bf16 and TF32 are too coarse to rank in."""
     before = _precision()
+    coarse = not FULL.issuperset(before)
     try:
-        _set_precision(("ieee",) * len(BACKENDS) or ("highest",))
+        if coarse:
+            _set_precision(("ieee",) * len(BACKENDS) or ("highest",))
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        _set_precision(before)
+        if coarse:
+            _set_precision(before)
 
 
 def _precision() -> tuple[str, ...]:
@@ -167,9 +171,10 @@ def finite_norms(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 def _row_norms(tensor: Tensor) -> Tensor:
     if tensor.ndim == 1:
         return tensor.to(torch.float32).abs()
-    # torch accumulates in a wider dtype on request, but refuses a narrower one.
-    wider = torch.float32 if tensor.dtype != torch.float64 else None
-    return torch.linalg.vector_norm(tensor, dim=row_dims(tensor), dtype=wider).to(torch.float32)
+    if tensor.dtype == torch.float64:
+        # torch accumulates in a wider dtype on request, but refuses a narrower one.
+        return torch.linalg.vector_norm(tensor, dim=row_dims(tensor)).to(torch.float32)
+    return torch.linalg.vector_norm(tensor, dim=row_dims(tensor), dtype=torch.float32)
 
 
 def check_finite(tensor: Tensor, norms: Tensor, name: str) -> None:

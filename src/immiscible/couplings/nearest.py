@@ -41,7 +41,7 @@ NO_DIRECTION = 1e-12
 # of tau.
 FEW_DEGREES = 34
 # Scalars drawn at once: at most this many, or a quarter of the noise where that is more, which bounds memory in k.
-SCALARS_AT_ONCE = 2**16
+SCALARS_AT_ONCE = 2**13
 # Inputs of another dtype are converted to float32 in this many pieces.
 COLUMN_CHUNKS = 8
 
@@ -53,7 +53,7 @@ class KNN:
     *moves*: the axial part of each noise along its datum, and the length of the rest (``score="l2"``).
     *marginal*: biased: ``l2`` shrinks :math:`E|n|^2/D` (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4),
     ``dot`` keeps it; both shift the mean towards the mean of the data and stretch its leading components.
-    *cost*: O(B (D + k)) time; at any ``k`` about two tensors of the size of ``x`` in memory, or 1 MB where that is
+    *cost*: O(B (D + k)) time; at any ``k`` about two tensors of the size of ``x`` in memory, or 128 kB where that is
     more.
 
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
@@ -162,8 +162,8 @@ def draw_chi2(
     if degrees < FEW_DEGREES:
         total = torch.zeros(shape, device=device, dtype=torch.float32)
         for _ in range(degrees):
-            z = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
-            total.addcmul_(z, z)
+            normal = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+            total.addcmul_(normal, normal)
         return total
     delta = degrees / 2 - 1 / 3
     z = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
@@ -171,26 +171,30 @@ def draw_chi2(
     root = (2 * delta) ** (1 / 3)
     draws = z.mul_(root * (9 * delta) ** -0.5).add_(root).pow_(3)
     if len(rejected):
-        draws.view(-1)[rejected] = draw_chi2(degrees, rejected.shape, device, generator)
+        # One in about 18 d proposals is rejected, so new ones by the definition take few normals, though d each.
+        normals = torch.randn(len(rejected), degrees, generator=generator, device=device, dtype=torch.float32)
+        draws.view(-1)[rejected] = normals.square_().sum(1)
     return draws
 
 
 def _rejected(z: Tensor, delta: float, generator: torch.Generator | None) -> Tensor:
-    r"""The indices of the proposals to reject, each with its own chance :math:`1 - e^{-\tau}`.
+    r"""The indices of the proposals to reject, each with its own chance :math:`1 - e^{-\tau}`; some may stand twice.
 
     A draw for each would cost as much as the proposals. But :math:`1 - e^{-\tau}` is also the chance that a Poisson
     process of rate one puts a point into an interval of length :math:`\tau`. So a few points are drawn over all
     intervals at once, each lengthened to the longest, and a proposal is rejected if a point falls into its own part.
     """
     scale = (9 * delta) ** -0.5
-    longest = _tau(-scale * z.abs().amax().item(), delta)
-    count = int(torch.poisson(z.new_tensor(longest * len(z)), generator=generator))
+    low, high = z.aminmax()
+    longest = _tau(-scale * max(-low.item(), high.item()), delta)
+    # Rounding may take the chance of a proposal next to the mean below zero.
+    count = int(torch.poisson(z.new_tensor(max(0.0, longest) * len(z)), generator=generator))
     hit = torch.randint(len(z), (count,), generator=generator, device=z.device)
     if count == 0:
         return hit
     height = longest * torch.rand(count, generator=generator, device=z.device, dtype=z.dtype).cpu().numpy()
     below = height < _tau(scale * z.index_select(0, hit).cpu().numpy().astype(np.float64), delta)
-    return torch.from_numpy(np.unique(hit.cpu().numpy()[below])).to(z.device)
+    return hit[torch.from_numpy(below).to(z.device)]
 
 
 def _tau(y: Any, delta: float) -> Any:
