@@ -4,7 +4,7 @@
 VENV ?= .venv
 # Flags added to every `pip install`, for instance --index-url.
 PIP_FLAGS ?=
-DEMO_FLAGS ?= --seeds 0 --out demo
+DEMO_FLAGS ?= --seeds 0 --steps 1200 --evaluations 4 --out demo
 
 find_python = for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from immiscible.comparison.run import Trained
-from immiscible.comparison.summary import first_step_at, spread, steps_to_baseline
+from immiscible.comparison.summary import Trained, first_step_at, spread, steps_to_baseline
 
 
 def trained(seed: int, *fids: float) -> Trained:

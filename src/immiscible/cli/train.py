@@ -20,7 +20,9 @@ def train_flow(arguments: TrainFlow) -> None:
         print(json.dumps({**as_json(runs.resolve(config, data)), "out": str(config.out)}, indent=2))
         return
     summary = runs.train_flow(config)
-    if not PartialState().is_main_process:
+    processes = PartialState()
+    processes.destroy_process_group()
+    if not processes.is_main_process:
         return
     if arguments.json:
         print(json.dumps(summary, indent=2))

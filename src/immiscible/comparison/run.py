@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from immiscible.comparison.config import CompareFlow
 from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import BASELINE, Summary
-from immiscible.comparison.summary import summarise
+from immiscible.comparison.summary import Trained, summarise
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import load
 from immiscible.errors import InputError
@@ -30,17 +29,6 @@ from immiscible.training.pictures import write_grid
 
 LARGEST_SAMPLE = 10_000
 GRID = 36
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One run of a comparison with its measurements: its summary, and a row per step and solver."""
-
-    coupling: str
-    seed: int
-    path: Path
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
 
 
 def compare_flow(config: CompareFlow) -> Summary:
@@ -133,9 +121,9 @@ def _draw(out: Path, run: Run, solver: Solver, slug: str) -> str:
 
 
 def command(config: CompareFlow) -> str:
-    """The command that reproduces a comparison: everything that is not at its default."""
+    """The command that reproduces a comparison: everything that is not at its default, but for where it is written."""
     words = ["immiscible", "compare", "flow"]
-    for field in dataclasses.fields(config):
+    for field in (field for field in dataclasses.fields(config) if field.name != "out"):
         value = getattr(config, field.name)
         flag = "--" + field.name.replace("_", "-")
         if isinstance(value, bool):

@@ -6,7 +6,9 @@ import dataclasses
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,10 +27,18 @@ from immiscible.couplings import describe
 from immiscible.data import Images
 from immiscible.samplers import Solver
 
-if TYPE_CHECKING:
-    from immiscible.comparison.run import Trained
-
 Rows = Iterable[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run of a comparison with its measurements: its summary, and a row per step and solver."""
+
+    coupling: str
+    seed: int
+    path: Path
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
 
 
 def summarise(
@@ -45,7 +55,7 @@ def summarise(
     nfes = [str(solver) for solver in solvers]
     couplings = dict.fromkeys(run.coupling for run in trained)
     baseline = [run for run in trained if run.coupling == BASELINE]
-    settings = {key: str(value) if key == "out" else value for key, value in dataclasses.asdict(config).items()}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     return Summary(
         format=FORMAT,
         task="flow",
