@@ -24,6 +24,10 @@ from immiscible.training.files import write_bytes, write_json
 from immiscible.training.loop import Loop, make_accelerator
 from immiscible.training.rundir import SUMMARY, open_run, read_config
 
+# The drift is measured on about so many noises, in at most so many batches: enough to see one per cent, in a moment.
+DRIFT_NOISES = 8192
+MOST_DRIFT_BATCHES = 256
+
 __all__ = ["Run", "load_run", "sample", "start_noise", "train_flow"]
 
 
@@ -52,7 +56,10 @@ def train_flow(config: FlowConfig, *, data: Images | None = None, verbose: bool 
     if centre is not None and accelerator.is_main_process:
         write_bytes(config.out / "mean.safetensors", save({"mean": centre}))
     per_pairing = config.batch_size // config.accumulation // accelerator.num_processes
-    drift = measure_drift(coupling, data, centre=centre, batch_size=per_pairing, labelled=config.conditional)
+    batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
+    drift = measure_drift(
+        coupling, data, centre=centre, batch_size=per_pairing, batches=batches, labelled=config.conditional
+    )
     if verbose and accelerator.is_main_process:
         say(_announcement(config, task, data, per_pairing))
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
