@@ -9,6 +9,7 @@ HEADING = """# What coupling costs
 Measured by `python benchmarks/couplings.py` on {machine}; every figure is in `benchmarks/couplings.csv`. Ours and the
 reference were called in turn in one run, after warming up, with the noise drawn inside of both. Times are medians in
 milliseconds, with the least in brackets; the ratio is ours over the reference, the median over neighbouring calls.
+Where a target is missed, the table says no.
 
 """
 COLUMNS = ("setting", "ours", "reference", "its time", "ratio", "target", "met")
