@@ -97,9 +97,8 @@ class KNN:
         self, x: Tensor, noise: Tensor, length: Tensor, noise_length: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """The coupled noise for k > 1, from the norms of the rows of both, each with shape (B,)."""
-        some_undirected = length.min().item() < NO_DIRECTION
-        undirected = length < NO_DIRECTION
-        if some_undirected:
+        undirected = length < NO_DIRECTION if length.min().item() < NO_DIRECTION else None
+        if undirected is not None:
             x, length = x * per_row(~undirected, x), length.clamp_min(NO_DIRECTION)
         dots, buffer = _row_dots(x, noise)
         axial = dots / length
@@ -107,13 +106,13 @@ class KNN:
             best, stretch = _best_axial(axial, self.k, generator), torch.ones_like(axial)
         else:
             dims = noise[0].numel()
-            radial = (noise_length**2 - axial**2).clamp_min_(0)
+            radial = noise_length.square_().addcmul_(axial, axial, value=-1).clamp_min_(0)
             best, best_radial = _best_pair(length, axial, radial, dims, int(self.k), generator)
-            if some_undirected:
+            if undirected is not None:
                 # Where nothing is split off, the whole noise takes the length of the best pair.
                 best_radial = best_radial.where(~undirected, best**2 + best_radial)
             # Nothing, or by rounding nothing, beside the axis: nothing to stretch.
-            stretch = (best_radial / radial).sqrt_().where(radial > 0, 1)
+            stretch = (best_radial / radial).sqrt_().nan_to_num_(nan=1, posinf=1)
         step = (best - stretch * axial) / length
         return _combine(stretch, noise, step, x, buffer)
 
