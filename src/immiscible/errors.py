@@ -1,9 +1,16 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
+"""The errors that are told to the user in one line, as opposed to faults of the program, which keep their traceback."""
 
 
-class InputError(ValueError):
+class ToldError(Exception):
+    """An error whose message says all that its user needs. The command line prints it and exits with its status."""
+
+    exit_status = 1
+
+
+class InputError(ToldError, ValueError):
     """Bad input, told in one line: what must hold, what was given, and the likely fix.
 
-    The command line prints the message without a traceback and exits with status 2. It is a :class:`ValueError`, so
-    library callers need not know it.
+    It is a :class:`ValueError`, so library callers need not know it.
     """
+
+    exit_status = 2

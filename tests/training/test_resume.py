@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from immiscible.cli import main
+from immiscible.training.checkpoint import Checkpoint, save_checkpoint
 
 COUPLING = "assignment@0.5"
 FLAGS = (
@@ -108,6 +109,23 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(
     assert "step-60" in said
     assert (run / "checkpoints/step-60.damaged-1/model.safetensors").exists()
     assert_same_end(run, undisturbed)
+
+
+def test_damaged_checkpoint_does_not_push_out_good_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it still counted as the newest, the one that is written next would be removed at once."""
+    run = tmp_path / "run"
+    assert main(flags(run, "--keep-checkpoints", "2")) == 0
+    (run / "checkpoints/step-60/state.json").write_text("{")
+    written = []
+
+    def save(directory: Path, state: Checkpoint, keep: int) -> None:
+        path = save_checkpoint(directory, state, keep)
+        written.append((path.name, path.exists()))
+
+    monkeypatch.setattr("immiscible.training.loop.save_checkpoint", save)
+    assert main(flags(run, "--keep-checkpoints", "1", "--checkpoint-every", "5")) == 0
+    assert written == [("step-55", True), ("step-60", True)]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-60", "step-60.damaged-1"]
 
 
 def test_other_configuration_is_refused_and_names_the_keys(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from immiscible.errors import InputError
+from immiscible.errors import InputError, ToldError
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return dispatch(words)
-    except InputError as error:
-        return _complain(str(error), 2)
+    except ToldError as error:
+        return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
         return _complain("interrupted.", 130)
-    except Exception as error:
-        # Only what has a status of its own is told in a line; anything else is a fault of ours and keeps its traceback.
-        status = getattr(error, "exit_status", None)
-        if status is None:
-            raise
-        return _complain(str(error), status)
 
 
 def dispatch(words: list[str]) -> int:

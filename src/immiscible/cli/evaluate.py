@@ -12,12 +12,10 @@ from rich.table import Table
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.opening import open_run
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import evaluate_run
+from immiscible.evaluation.quality import evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.samplers import parse_solvers
 from immiscible.tasks import runs
-
-LARGEST_SAMPLE = 10_000
 
 
 def evaluate(arguments: Evaluate) -> None:
@@ -26,7 +24,7 @@ def evaluate(arguments: Evaluate) -> None:
     solvers = parse_solvers(arguments.nfe, arguments.sampler)
     data = run.data()
     reference = Reference(features_for(data, arguments.features), data)
-    samples = arguments.num or min(len(data), LARGEST_SAMPLE)
+    samples = sample_count(arguments.num, data)
     rows = evaluate_run(run, reference, solvers, samples=samples, guidance=arguments.guidance)
     print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
 

@@ -7,6 +7,7 @@ import torch
 from immiscible.cli.arguments import FromRun
 from immiscible.errors import InputError
 from immiscible.tasks import runs
+from immiscible.training.loop import check_device
 
 
 def open_run(arguments: FromRun) -> runs.Run:
@@ -21,7 +22,5 @@ def device_named(name: str) -> str:
     """The device of that name, if it is there; auto is the GPU where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        raise InputError(f"--device must be available here, got {name}: try cpu.")
+    check_device(name)
     return name

@@ -16,7 +16,7 @@ from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import load
 from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run
+from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.samplers import Solver, parse_solvers
 from immiscible.tasks.flow import sample
@@ -27,7 +27,6 @@ from immiscible.training.events import say
 from immiscible.training.files import write_json
 from immiscible.training.pictures import write_grid
 
-LARGEST_SAMPLE = 10_000
 GRID = 36
 
 
@@ -45,7 +44,7 @@ def compare_flow(config: CompareFlow) -> Summary:
     solvers = parse_solvers(config.nfe, config.sampler)
     data = load(config.data, image_size=config.image_size)
     reference = Reference(features_for(data, config.features), data)
-    samples = config.samples or min(len(data), LARGEST_SAMPLE)
+    samples = sample_count(config.samples, data)
     say(f"scores by {reference.features.name}")
     trained = []
     for seed in config.seed_list:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from immiscible.errors import InputError
 from immiscible.training import files
+from immiscible.training.pictures import to_uint8
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256_PREFIX = "6726825d"
@@ -53,7 +54,7 @@ class InceptionFeatures:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Computes features, see :class:`~immiscible.evaluation.features.Features`. Grey images become RGB."""
-        pixels = images.to(self.device).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        pixels = to_uint8(images.to(self.device))
         return self.network(pixels.expand(-1, 3, -1, -1)).float()
 
 

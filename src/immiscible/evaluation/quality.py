@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from immiscible.data import Images
 from immiscible.evaluation.scores import Reference, score
 from immiscible.samplers import Solver
 from immiscible.tasks.flow import sample
@@ -16,6 +17,7 @@ from immiscible.training.files import write_json
 FILE = "evaluation.json"
 # Apart from the seeds of training, so that no run is scored on noise that it was trained on.
 SAMPLING_SEED = 10_000
+LARGEST_SAMPLE = 10_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ def evaluate_run(
             write_json(run.path / FILE, {"scores": rows})
         answers.append(row)
     return answers
+
+
+def sample_count(asked: int, data: Images) -> int:
+    """How many images to draw for a score: as many as asked for, or for 0 as many as the data has, up to a limit."""
+    return asked or min(len(data), LARGEST_SAMPLE)
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

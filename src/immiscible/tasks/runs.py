@@ -16,8 +16,8 @@ from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import Images, load
 from immiscible.errors import InputError
 from immiscible.networks import choose
-from immiscible.tasks.flow import FlowTask, make_task, sample, start_noise
-from immiscible.training.checkpoint import Damaged, checkpoints, load_checkpoint, step_of
+from immiscible.tasks.flow import FlowTask, make_task, start_noise
+from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
 from immiscible.training.config import FlowConfig
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json
@@ -27,8 +27,6 @@ from immiscible.training.rundir import SUMMARY, open_run, read_config
 # The drift is measured on about so many noises, in at most so many batches: enough to see one per cent, in a moment.
 DRIFT_NOISES = 8192
 MOST_DRIFT_BATCHES = 256
-
-__all__ = ["Run", "load_run", "sample", "start_noise", "train_flow"]
 
 
 def train_flow(config: FlowConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
@@ -89,13 +87,16 @@ def _facts(data: Images) -> dict[str, Any]:
 
 
 def _announcement(config: FlowConfig, task: FlowTask, data: Images, per_pairing: int) -> str:
-    parameters = sum(parameter.numel() for parameter in task.network.parameters())
     where = " within classes" if task.classes and "assignment" in config.coupling else ""
     shape = "x".join(map(str, data.shape))
     return (
-        f"flow matching on {data.name} ({len(data)} images of {shape}), {config.network} of {parameters:,} parameters, "
-        f"coupling {config.coupling}{where}, {per_pairing} paired at once"
+        f"flow matching on {data.name} ({len(data)} images of {shape}), {config.network} of {_parameters(task):,} "
+        f"parameters, coupling {config.coupling}{where}, {per_pairing} paired at once"
     )
+
+
+def _parameters(task: FlowTask) -> int:
+    return sum(parameter.numel() for parameter in task.network.parameters())
 
 
 def _summary(config: FlowConfig, task: FlowTask, drift: Drift) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def _summary(config: FlowConfig, task: FlowTask, drift: Drift) -> dict[str, Any]
         "cost_space": config.cost_space,
         "steps": config.steps,
         "loss": last["loss"],
-        "parameters": sum(parameter.numel() for parameter in task.network.parameters()),
+        "parameters": _parameters(task),
         "step_ms": last["step_ms"],
         "pairing_ms": last["pairing_ms"],
         "overhead_percent": 100 * last["pairing_ms"] / (last["step_ms"] - last["pairing_ms"]),
@@ -171,7 +172,7 @@ def load_run(path: Path, *, step: int | None = None, device: str = "cpu") -> Run
     return Run(path, config, task.network.to(device).eval(), found, shape, classes)
 
 
-def _weights(path: Path, step: int | None) -> tuple[int, Any]:
+def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
     """The moving average of the weights at a step, and that step."""
     there = checkpoints(path / "checkpoints")
     wanted = [found for found in there if step in (None, step_of(found))]
@@ -180,7 +181,7 @@ def _weights(path: Path, step: int | None) -> tuple[int, Any]:
         raise InputError(f"{path} must hold a checkpoint{f' of step {step}' if step else ''}, got steps: {steps}.")
     for found in wanted:
         try:
-            return step_of(found), load_checkpoint(found).ema
+            return step_of(found), load_average(found)
         except Damaged as error:
             say(f"warning: damaged checkpoint, passed over: {error}")
     raise InputError(f"{path} must hold a whole checkpoint, got damaged ones only: run its training command again.")

@@ -18,13 +18,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from immiscible.errors import InputError
 from immiscible.training.files import write_bytes, write_json
 
-FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+AVERAGE = "ema.safetensors"
+FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")
+# What reading a file that is missing, cut short or altered may raise.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 STEP = re.compile(r"step-(\d+)")
 
 
@@ -59,7 +62,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> P
         aside / "state.json",
         {"step": checkpoint.step, "sha256": checksums, "optimizer": values, "loop": checkpoint.loop},
     )
-    _move_aside(target)
+    set_aside(target)
     aside.rename(target)
     _sync(directory)
     for old in checkpoints(directory)[keep:] if keep else []:
@@ -81,6 +84,16 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
+def set_aside(target: Path) -> None:
+    """Keeps what stands under a checkpoint's name, and can only be a damaged one, as ``step-<N>.damaged-<i>``."""
+    number = 0
+    while target.exists():
+        number += 1
+        other = target.with_name(f"{target.name}.damaged-{number}")
+        if not other.exists():
+            target.rename(other)
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint and verifies the checksum of every file.
 
@@ -92,22 +105,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
         merged = _unflatten_optimizer(optimizer, state["optimizer"])
         return Checkpoint(state["step"], model, ema, merged, state["loop"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except DAMAGE as error:
         raise Damaged(f"{path}: {error}") from error
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Reads one file of weights.
+def load_average(path: Path) -> dict[str, Tensor]:
+    """Reads and verifies the moving average of the weights alone, which is all that sampling needs.
 
     Raises:
-        InputError: If it is missing or damaged.
+        Damaged: If it is missing, cut short or altered.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} must be a whole safetensors file, got: {error}: train again to restore it."
-        ) from error
+        return _verified(path / AVERAGE, json.loads((path / "state.json").read_text())["sha256"][AVERAGE])
+    except DAMAGE as error:
+        raise Damaged(f"{path}: {error}") from error
 
 
 def _verified(path: Path, checksum: str) -> dict[str, Tensor]:
@@ -133,16 +144,6 @@ def _unflatten_optimizer(tensors: dict[str, Tensor], values: dict[str, Any]) -> 
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": values["param_groups"]}
-
-
-def _move_aside(target: Path) -> None:
-    """Keeps what stands under a checkpoint's final name, which can only be a damaged one, under another name."""
-    number = 0
-    while target.exists():
-        number += 1
-        other = target.with_name(f"{target.name}.damaged-{number}")
-        if not other.exists():
-            target.rename(other)
 
 
 def _sync(directory: Path) -> None:

@@ -67,15 +67,10 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
     return parsed
 
 
-def progress_bar(description: str, total: int, done: int, visible: bool) -> Bar:
-    """A progress bar with loss, step rate and time to go; without a terminal nothing is drawn."""
-    return Bar(description, total, done, visible and console.is_terminal)
-
-
 class Bar:
-    """See :func:`progress_bar`. A context manager."""
+    """A progress bar with loss, step rate and time to go, to enter as a context; drawn on terminals only."""
 
-    def __init__(self, description: str, total: int, done: int, visible: bool) -> None:
+    def __init__(self, description: str, total: int, done: int, wanted: bool) -> None:
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -84,8 +79,8 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         ]
-        self.visible = visible
-        self._progress = Progress(*columns, console=console, disable=not visible)
+        self.visible = wanted and console.is_terminal
+        self._progress = Progress(*columns, console=console, disable=not self.visible)
         self._task = self._progress.add_task(description, total=total, completed=done, loss="", rate="")
 
     def __enter__(self) -> Bar:

@@ -6,10 +6,12 @@ import signal
 import threading
 from types import FrameType
 
+from immiscible.errors import ToldError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(ToldError):
     """The run was asked to stop and has saved its state."""
 
     def __init__(self, signal_number: int, message: str) -> None:

@@ -20,10 +20,10 @@ from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_f
 
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.data import Images
-from immiscible.errors import InputError
-from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint
+from immiscible.errors import InputError, ToldError
+from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint, set_aside
 from immiscible.training.config import RunConfig
-from immiscible.training.events import Bar, Metrics, progress_bar, say
+from immiscible.training.events import Bar, Metrics, say
 from immiscible.training.interrupts import Interrupted, StopRequest
 from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
@@ -55,18 +55,21 @@ class Task(Protocol):
         ...
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ToldError, RuntimeError):
     """The training cannot go on. The message says where it stands and what may help."""
 
-    exit_status = 1
+
+def check_device(name: str) -> None:
+    """Checks that a device is there by its name; ``auto`` always is."""
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        there = ", ".join(name for name, there in available.items() if there)
+        raise InputError(f"--device must be available here, one of {there}, got {name}.")
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator that a configuration asks for, on one process or as many as the launcher started."""
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[config.device]:
-        there = ", ".join(name for name, there in available.items() if there)
-        raise InputError(f"--device must be available here, one of {there}, got {config.device}.")
+    check_device(config.device)
     accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision must be no or bf16 on the CPU, got fp16.")
@@ -126,7 +129,7 @@ class Loop:
             metrics = Metrics(config.out, self.step, config.tensorboard) if main else None
             if metrics:
                 stack.callback(metrics.close)
-            bar = stack.enter_context(progress_bar(config.coupling, config.steps, self.step, verbose and main))
+            bar = stack.enter_context(Bar(config.coupling, config.steps, self.step, verbose and main))
             while self.step < config.steps:
                 with self.step_watch:
                     self._train_step()
@@ -246,15 +249,21 @@ class Loop:
             write_grid(self.config.out / "samples" / f"step-{self.step}.png", images)
 
     def _resume(self) -> None:
-        """Goes on from the newest checkpoint that is whole, if there is one; names those that are not."""
+        """Goes on from the newest checkpoint that is whole, if there is one; names those that are not.
+
+        These are set aside: as the newest by their name they would push good ones out of those that are kept.
+        """
+        damaged = []
         for path in checkpoints(self.directory):
             try:
-                checkpoint = load_checkpoint(path)
+                self._restore(load_checkpoint(path))
+                break
             except Damaged as error:
                 say(f"warning: damaged checkpoint, the one before it is used: {error}")
-                continue
-            self._restore(checkpoint)
-            return
+                damaged.append(path)
+        self.accelerator.wait_for_everyone()
+        for path in damaged if self.accelerator.is_main_process else []:
+            set_aside(path)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._bare_network().load_state_dict(checkpoint.model)

@@ -32,11 +32,12 @@ def open_run(config: RunConfig, facts: dict[str, Any]) -> None:
         return
     saved = read_config(config.out)
     differing = differing_keys(values, saved)
-    if differing == ["steps"] and config.extend and config.steps > saved["steps"]:
+    longer = differing == ["steps"] and config.steps > saved["steps"]
+    if longer and config.extend:
         write_json(config.out / CONFIG, {**saved, "steps": config.steps})
     elif differing:
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {values.get(key)!r}" for key in differing)
-        hint = "add --extend to train longer" if differing == ["steps"] else "give another --out"
+        hint = "add --extend to train longer" if longer else "give another --out"
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
 
 
