@@ -19,9 +19,11 @@ from immiscible.errors import InputError
 if TYPE_CHECKING:
     from immiscible.couplings import (
         KNN,
+        CostSpace,
         Coupling,
         Description,
         Independent,
+        InSpace,
         LinearAssignment,
         Mixed,
         assign,
@@ -34,8 +36,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KNN",
+    "CostSpace",
     "Coupling",
     "Description",
+    "InSpace",
     "Independent",
     "InputError",
     "LinearAssignment",

@@ -1,7 +1,8 @@
 """The networks of the recipes: a residual MLP for images of a few hundred values, diffusers' U-Net for the rest.
 
-Both map noisy images with shape (B, C, H, W), times in [0, 1] with shape (B,), and class labels with shape (B,) or
-None to an output with the shape of the images. The label after the last class means "no class".
+Both map noisy images with shape (B, C, H, W), times of the order of one with shape (B,), and class labels with shape
+(B,) or None to an output with the shape of the images. The U-Net multiplies times by 1,000, the scale that its
+embedding is made for. The label after the last class means "no class".
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible.errors import InputError
+from immiscible.training.config import NetworkFields
 
 MLP_VALUES = 256
 TIME_SCALE = 1000.0
@@ -93,9 +95,27 @@ class UNet(nn.Module):
         width: The channels of the first level; deeper levels have twice as many.
         depth: The number of levels; H and W must be multiples of 2^(depth - 1).
         classes: The number of classes, 0 for an unconditional network.
+        layers: The residual blocks per level.
+        attention: The heights at which it attends; nothing for its lowest level. The middle always attends.
+        head_channels: The channels per head of attention.
+        dropout: The dropout in the residual blocks.
+
+    Raises:
+        InputError: If the image cannot be halved so often, or no level has a height to attend at.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 64, depth: int = 3, classes: int = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        width: int = 64,
+        depth: int = 3,
+        classes: int = 0,
+        *,
+        layers: int = 2,
+        attention: tuple[int, ...] = (),
+        head_channels: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -105,18 +125,21 @@ class UNet(nn.Module):
                 f"a U-Net of {depth} levels needs a height and width that are multiples of {2 ** (depth - 1)}, "
                 f"got {height} x {breadth}: use --depth or --image-size."
             )
-        attention: Any = ["AttnDownBlock2D" if level == depth - 1 else "DownBlock2D" for level in range(depth)]
+        attends = _attends([height // 2**level for level in range(depth)], attention)
+        down: Any = tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends)
         self.classes = classes
         self.inner = UNet2DModel(
-            sample_size=(height, breadth),
+            # A single number where it will do: some pipelines of diffusers take nothing else.
+            sample_size=height if height == breadth else (height, breadth),
             in_channels=channels,
             out_channels=channels,
-            layers_per_block=2,
+            layers_per_block=layers,
             block_out_channels=tuple(width * (1 if level == 0 else 2) for level in range(depth)),
-            down_block_types=tuple(attention),
-            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(attention)),
+            down_block_types=down,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
             norm_num_groups=math.gcd(32, width),
-            attention_head_dim=math.gcd(64, width),
+            attention_head_dim=math.gcd(head_channels, width),
+            dropout=dropout,
             num_class_embeds=classes + 1 if classes else None,
         )
 
@@ -127,6 +150,14 @@ class UNet(nn.Module):
         return self.inner(x, t * TIME_SCALE, class_labels=labels if self.classes else None).sample
 
 
+def _attends(sides: list[int], wanted: tuple[int, ...]) -> list[bool]:
+    """Whether each level attends, by its height."""
+    if missing := sorted(set(wanted) - set(sides)):
+        heights = ", ".join(map(str, sides))
+        raise InputError(f"--attention must name heights of the U-Net's levels, {heights}, got {missing[0]}.")
+    return [side in (wanted or sides[-1:]) for side in sides]
+
+
 def choose(kind: str, shape: tuple[int, int, int]) -> str:
     """What ``auto`` stands for: the MLP for images of few values, else the U-Net."""
     if kind != "auto":
@@ -134,11 +165,20 @@ def choose(kind: str, shape: tuple[int, int, int]) -> str:
     return "mlp" if math.prod(shape) <= MLP_VALUES else "unet"
 
 
-def build(kind: str, shape: tuple[int, int, int], width: int = 0, depth: int = 0, classes: int = 0) -> nn.Module:
+def build(config: NetworkFields, shape: tuple[int, int, int], classes: int = 0) -> nn.Module:
     """Builds the network that a configuration asks for; 0 stands for the default width and depth."""
-    if choose(kind, shape) == "mlp":
-        return ResidualMLP(shape, width or 256, depth or 4, classes)
-    return UNet(shape, width or 64, depth or _levels(shape), classes)
+    if choose(config.network, shape) == "mlp":
+        return ResidualMLP(shape, config.width or 256, config.depth or 4, classes)
+    return UNet(
+        shape,
+        config.width or 64,
+        config.depth or _levels(shape),
+        classes,
+        layers=config.layers,
+        attention=tuple(int(side) for side in config.attention.split(",") if side.strip()),
+        head_channels=config.head_channels,
+        dropout=config.dropout,
+    )
 
 
 def _levels(shape: tuple[int, int, int]) -> int:

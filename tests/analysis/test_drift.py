@@ -5,6 +5,7 @@ import torch
 
 from immiscible import coupling
 from immiscible.analysis.drift import measure_drift
+from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.data import load
 
 
@@ -27,6 +28,13 @@ def test_knn_shrinks_the_noise_and_is_told(spelling: str, least: float, most: fl
 def test_centring_removes_the_shift_of_the_mean() -> None:
     data = load("digits")
     raw = measure_drift(coupling("knn:8:dot"), data, batch_size=64, batches=16)
-    centred = measure_drift(coupling("knn:8:dot"), data, centre=data.mean(), batch_size=64, batches=16)
+    space = CostSpace(centre=data.mean())
+    centred = measure_drift(InSpace(coupling("knn:8:dot"), space), data, batch_size=64, batches=16)
     assert raw.mean_shift > 4 * raw.expected_mean_shift
     assert centred.mean_shift < 2 * centred.expected_mean_shift
+
+
+def test_larger_data_drifts_more() -> None:
+    data = load("digits")
+    ratios = [measure_drift(coupling("knn:4"), data, scale=scale, batch_size=64).norm_ratio for scale in (0.1, 1, 3)]
+    assert ratios == sorted(ratios)

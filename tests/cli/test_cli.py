@@ -41,8 +41,8 @@ def error_of(capsys: pytest.CaptureFixture[str], words: list[str], status: int =
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["fly"], "unknown command 'fly': one of train, compare, sample, evaluate, describe"),
-        (["train", "fast"], "unknown command 'train fast': one of train flow"),
+        (["fly"], "unknown command 'fly': one of train, compare, sample, evaluate, export, describe"),
+        (["train", "fast"], "unknown command 'train fast': one of train flow, train ddim, train consistency"),
         (["train", "flow"], "--out"),
         ([*TRAIN, "--out", "x", "--steps", "many"], "invalid literal for int() with base 10: 'many'"),
         ([*TRAIN, "--out", "x", "--stpes", "3"], "--stpes"),

@@ -14,7 +14,7 @@ import pytest
 
 from immiscible.cli import main
 from immiscible.comparison.config import CompareFlow
-from immiscible.comparison.run import command, parse_couplings
+from immiscible.comparison.run import command
 
 FLAGS = (
     "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "
@@ -94,10 +94,6 @@ def test_killed_comparison_goes_on_to_the_same_figures(compared: Path, tmp_path:
             assert [point["fid"]["values"] for point in ours["couplings"][name]["curves"][nfe]] == [
                 pytest.approx(values, rel=1e-3) for values in fids
             ]
-
-
-def test_baseline_comes_first_and_spellings_are_settled() -> None:
-    assert parse_couplings("knn:4:l2, independent,assignment") == ["independent", "knn:4", "assignment"]
 
 
 def test_command_reproduces_the_configuration() -> None:

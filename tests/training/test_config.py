@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from immiscible.errors import InputError
-from immiscible.training.config import FlowConfig, as_json, differing_keys
+from immiscible.training.config import as_json, differing_keys
+from immiscible.training.recipes import CONFIGS, FlowConfig
 from immiscible.training.rundir import open_run, read_config
 
 
@@ -22,11 +24,49 @@ from immiscible.training.rundir import open_run, read_config
         ("checkpoint_every", 0),
         ("image_size", 0),
         ("clip", -1.0),
+        ("shift", -1),
+        ("data_scale", 0.0),
+        ("data_scale", float("inf")),
+        ("schedule_shift", -2.0),
+        ("cost_space", "pooled"),
+        ("cost_space", "pca:0"),
+        ("coupling_start", -1),
+        ("dropout", 1.0),
+        ("layers", 0),
+        ("attention", "16;8"),
+        ("network", "transformer"),
     ],
 )
 def test_values_out_of_range_are_refused_by_the_name_of_the_flag(field: str, value: float) -> None:
     with pytest.raises(InputError, match=f"--{field.replace('_', '-')} must be"):
         FlowConfig(out=Path("run"), **{field: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("task", CONFIGS)
+def test_fields_of_every_group_are_checked(task: str) -> None:
+    for field, value in {"data_scale": 0.0, "cost_space": "", "width": -1, "steps": 0, "log_every": 0}.items():
+        with pytest.raises(InputError, match=f"--{field.replace('_', '-')} must be"):
+            CONFIGS[task](out=Path("run"), **{field: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "said"),
+    [
+        ("flow", {"coupling_start": 5, "coupling_stop": 5}, "--coupling-stop must be 0 or after --coupling-start = 5"),
+        ("flow", {"across_classes": True}, "--across-classes needs --conditional"),
+        ("ddim", {"zero_terminal_snr": True}, "--zero-terminal-snr needs --prediction v or x0, got eps"),
+        ("ddim", {"timesteps": 1}, "--timesteps must be at least 2"),
+        ("ddim", {"min_snr": -1.0}, "--min-snr must be zero or more"),
+        ("ddim", {"prediction": "x1"}, "--prediction must be one of eps, v, x0, got x1"),
+        ("consistency", {"sigma_max": 0.001}, "--sigma-max must be above --sigma-min = 0.002"),
+        ("consistency", {"levels": 20, "most_levels": 10}, "--most-levels must be at least --levels = 20"),
+        ("consistency", {"huber": 0.0}, "--huber must be positive"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(task: str, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        CONFIGS[task](out=Path("run"), **values)
+    assert said in str(caught.value)
 
 
 def test_batch_must_split_evenly() -> None:

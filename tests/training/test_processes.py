@@ -21,7 +21,7 @@ FLAGS = (
 
 
 def test_ranks_and_micro_batches_draw_different_noise() -> None:
-    pairing = Pairing(Independent(), None, 0, Stopwatch(torch.device("cpu")))
+    pairing = Pairing(Independent(), 0, Stopwatch(torch.device("cpu")))
     x = torch.zeros(3, 1, 2, 2)
     drawn = [pairing.noise(x, None, step, micro, rank) for step in (0, 1) for micro in (0, 1) for rank in (0, 1)]
     for i, one in enumerate(drawn):

@@ -20,19 +20,19 @@ from immiscible.training.checkpoint import Checkpoint, save_checkpoint
 
 COUPLING = "assignment@0.5"
 FLAGS = (
-    "train flow --data digits --steps 60 --batch-size 32 --width 32 --depth 1 --checkpoint-every 10 --log-every 7 "
+    "--data digits --steps 60 --batch-size 32 --width 32 --depth 1 --checkpoint-every 10 --log-every 7 "
     "--sample-every 60 --no-tensorboard --device cpu --warmup 5 --conditional --accumulation 2"
 ).split()
 
 
-def flags(out: Path, *extra: str) -> list[str]:
-    return [*FLAGS, "--coupling", COUPLING, "--out", str(out), *extra]
+def flags(out: Path, *extra: str, task: str = "flow") -> list[str]:
+    return ["train", task, *FLAGS, "--coupling", COUPLING, "--out", str(out), *extra]
 
 
-def start(out: Path, *extra: str) -> subprocess.Popen[str]:
+def start(out: Path, *extra: str, task: str = "flow") -> subprocess.Popen[str]:
     """Trains in a process of its own, on as many threads as this one, since sums depend on their number."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    words = [sys.executable, "-m", "immiscible.cli", *flags(out, *extra)]
+    words = [sys.executable, "-m", "immiscible.cli", *flags(out, *extra, task=task)]
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -65,15 +65,31 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def kill_and_resume(run: Path, moments: list[float]) -> None:
+def kill_and_resume(run: Path, moments: list[float], *extra: str, task: str = "flow") -> None:
     for moment in moments:
-        end_by(signal.SIGKILL, start(run), run, moment)
-    assert main(flags(run)) == 0
+        end_by(signal.SIGKILL, start(run, *extra, task=task), run, moment)
+    assert main(flags(run, *extra, task=task)) == 0
 
 
 def test_killed_run_ends_in_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
     kill_and_resume(tmp_path / "run", [0.03])
     assert_same_end(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("task", "extra"),
+    [
+        ("ddim", "--prediction v --min-snr 5 --cost-space pca:8 --coupling-start 12 --coupling-stop 47"),
+        ("consistency", "--levels 4 --most-levels 32 --data-scale 1.5 --flip --shift 1"),
+        ("flow", "--network unet --width 8 --depth 2 --layers 1 --dropout 0.2 --cost-space pooled:4"),
+    ],
+)
+def test_every_task_ends_in_the_same_weights_after_a_kill(tmp_path: Path, task: str, extra: str) -> None:
+    """With all that a step may draw: augmentation, dropout, noise levels, a coupling that starts and stops."""
+    words = extra.split()
+    assert main(flags(tmp_path / "whole", *words, task=task)) == 0
+    kill_and_resume(tmp_path / "run", [0.03], *words, task=task)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.slow

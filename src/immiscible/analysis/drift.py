@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
 
 from immiscible.couplings import Coupling
 from immiscible.data import Images
@@ -63,7 +62,7 @@ def measure_drift(
     coupling: Coupling,
     data: Images,
     *,
-    centre: Tensor | None = None,
+    scale: float = 1.0,
     batch_size: int = 256,
     batches: int = 32,
     labelled: bool = False,
@@ -74,7 +73,7 @@ def measure_drift(
     Arguments:
         coupling: The coupling.
         data: The data.
-        centre: What training subtracts before ranking, with shape (C, H, W), or None.
+        scale: What training multiplies the data by.
         batch_size: The data paired at once.
         batches: How many batches to draw.
         labelled: Whether the coupling is given the labels.
@@ -87,8 +86,7 @@ def measure_drift(
         x, labels = data.batch(order.batch(step))
         draws = generator("cpu", seed, "drift", step)
         noise = torch.randn(x.shape, generator=draws)
-        ranked = x if centre is None else x - centre
-        noise = coupling(ranked, noise, labels=labels if labelled else None, generator=draws)
+        noise = coupling(x * scale, noise, labels=labels if labelled else None, generator=draws)
         total += noise.double().sum(0)
         norms.append(noise.flatten(1).double().square().mean(1))
     ratios = torch.cat(norms)

@@ -24,12 +24,32 @@ COMMANDS = {
     ("train", "flow"): Command(
         "Train a flow-matching model with paired noise.",
         "immiscible.cli.arguments:TrainFlow",
-        "immiscible.cli.train:train_flow",
+        "immiscible.cli.train:train",
+    ),
+    ("train", "ddim"): Command(
+        "Train a diffusion model (DDPM, DDIM) with paired noise.",
+        "immiscible.cli.arguments:TrainDDIM",
+        "immiscible.cli.train:train",
+    ),
+    ("train", "consistency"): Command(
+        "Train a consistency model with paired noise.",
+        "immiscible.cli.arguments:TrainConsistency",
+        "immiscible.cli.train:train",
     ),
     ("compare", "flow"): Command(
-        "Train several couplings side by side and report what they change.",
+        "Train several couplings of flow matching side by side and report what they change.",
         "immiscible.cli.arguments:CompareFlowCommand",
-        "immiscible.cli.compare:compare_flow",
+        "immiscible.cli.compare:compare",
+    ),
+    ("compare", "ddim"): Command(
+        "The same for diffusion.",
+        "immiscible.cli.arguments:CompareDDIMCommand",
+        "immiscible.cli.compare:compare",
+    ),
+    ("compare", "consistency"): Command(
+        "The same for consistency training.",
+        "immiscible.cli.arguments:CompareConsistencyCommand",
+        "immiscible.cli.compare:compare",
     ),
     ("sample",): Command(
         "Draw images from a trained run.", "immiscible.cli.arguments:Sample", "immiscible.cli.sample:sample"
@@ -38,6 +58,11 @@ COMMANDS = {
         "Score a trained run: FID, KID, precision and recall.",
         "immiscible.cli.arguments:Evaluate",
         "immiscible.cli.evaluate:evaluate",
+    ),
+    ("export",): Command(
+        "Write a trained run as a pipeline of diffusers, with a model card.",
+        "immiscible.cli.arguments:Export",
+        "immiscible.cli.export:export",
     ),
     ("describe",): Command(
         "Say what a coupling moves, whether the noise law stays exact, and what it costs.",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from immiscible.comparison.config import CompareFlow
+from immiscible.comparison.config import Compare, CompareConsistency, CompareDDIM, CompareFlow
 from immiscible.errors import InputError
-from immiscible.training.config import FlowConfig
+from immiscible.training.recipes import ConsistencyConfig, DDIMConfig, FlowConfig
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -25,16 +25,55 @@ class Printed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlow(FlowConfig, Printed):
-    """Flags of ``immiscible train flow``."""
+class Preset:
+    """Of commands that start from named settings."""
+
+    preset: str = ""
+    """Start from named settings: digits, fashion-mnist or cifar10 (the published one). Other flags go before them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags(Preset, Printed):
+    """Of all commands that train one run."""
 
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareFlowCommand(CompareFlow, Printed):
+class TrainFlow(FlowConfig, TrainFlags):
+    """Flags of ``immiscible train flow``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDDIM(DDIMConfig, TrainFlags):
+    """Flags of ``immiscible train ddim``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConsistency(ConsistencyConfig, TrainFlags):
+    """Flags of ``immiscible train consistency``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlowCommand(CompareFlow, Preset, Printed):
     """Flags of ``immiscible compare flow``."""
+
+    comparison: ClassVar[type[Compare]] = CompareFlow
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareDDIMCommand(CompareDDIM, Preset, Printed):
+    """Flags of ``immiscible compare ddim``."""
+
+    comparison: ClassVar[type[Compare]] = CompareDDIM
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConsistencyCommand(CompareConsistency, Preset, Printed):
+    """Flags of ``immiscible compare consistency``."""
+
+    comparison: ClassVar[type[Compare]] = CompareConsistency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +84,12 @@ class FromRun(Printed):
     """The run directory."""
     step: int | None = None
     """Use the checkpoint of this step instead of the newest."""
-    sampler: Literal["euler", "heun"] = "euler"
-    """Solver for the numbers in --nfe."""
+    sampler: Literal["auto", "euler", "heun", "ddim", "ddpm", "multistep"] = "auto"
+    """Sampling method: euler or heun for flows, ddim or ddpm for diffusion, multistep for consistency models."""
+    eta: float = 0.0
+    """Share of fresh noise of the sampler ddim, in [0, 1]."""
+    noise_scale: float = 1.0
+    """Standard deviation of the noise that samples start from; other than 1 it is a control."""
     guidance: float = 1.0
     """Weight of classifier-free guidance; 1 is none. For class-conditional runs."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -59,8 +102,8 @@ class Sample(FromRun):
 
     num: int = 36
     """Number of images. Image i depends on the seed and on i only."""
-    nfe: str = "50"
-    """Network calls per sample, or adaptive."""
+    nfe: str = ""
+    """Network calls per sample, for flows also adaptive; nothing for 50, or 100 with ddim and 2 with consistency."""
     out: Path
     """A .png file (a grid), a .npz file (bytes N x H x W x C), or a directory (a PNG per image)."""
     classes: str = ""
@@ -79,8 +122,9 @@ class Sample(FromRun):
 class Evaluate(FromRun):
     """Flags of ``immiscible evaluate``."""
 
-    nfe: str = "2,5,10,50,adaptive"
-    """Network calls per sample to score at, separated by commas; also adaptive."""
+    nfe: str = ""
+    """Network calls per sample to score at, separated by commas, for flows also adaptive; nothing for 2,5,10,50, or
+    5,10,20,50,100 with ddim and 1,2 with consistency."""
     num: int = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
@@ -89,6 +133,24 @@ class Evaluate(FromRun):
     def __post_init__(self) -> None:
         if self.num < 0:
             raise InputError(f"--num must be zero or more, got {self.num}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Printed):
+    """Flags of ``immiscible export``."""
+
+    run: RunPath
+    """The run directory."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A new directory for the pipeline."""
+    step: int | None = None
+    """Use the checkpoint of this step instead of the newest."""
+    sampler: Literal["auto", "ddim", "ddpm", "multistep"] = "auto"
+    """The pipeline's sampling method: ddim or ddpm for diffusion, multistep for consistency models."""
+    push_to_hub: str = ""
+    """Also upload it to this repository of the Hugging Face hub, such as name/model; needs a login."""
+    private: bool = False
+    """Make the repository private where it is new."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,22 +10,23 @@ from rich.console import Console
 from rich.table import Table
 
 from immiscible.cli.arguments import Evaluate
-from immiscible.cli.opening import open_run
+from immiscible.cli.opening import open_run, samplers_for
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
-from immiscible.samplers import parse_solvers
 from immiscible.tasks import runs
 
 
 def evaluate(arguments: Evaluate) -> None:
     """Scores a run."""
     run = open_run(arguments)
-    solvers = parse_solvers(arguments.nfe, arguments.sampler)
+    samplers = samplers_for(arguments, run, run.config.nfes)
     data = run.data()
     reference = Reference(features_for(data, arguments.features), data)
     samples = sample_count(arguments.num, data)
-    rows = evaluate_run(run, reference, solvers, samples=samples, guidance=arguments.guidance)
+    rows = evaluate_run(
+        run, reference, samplers, samples=samples, guidance=arguments.guidance, noise_scale=arguments.noise_scale
+    )
     print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
-from immiscible.cli.arguments import FromRun
+from immiscible.cli.arguments import Evaluate, FromRun, Sample
 from immiscible.errors import InputError
+from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks import runs
 from immiscible.training.loop import check_device
 
 
 def open_run(arguments: FromRun) -> runs.Run:
     """Opens a run as the flags ask for."""
+    if not 0 < arguments.noise_scale < math.inf:
+        raise InputError(f"--noise-scale must be positive and finite, got {arguments.noise_scale}.")
     run = runs.load_run(arguments.run, step=arguments.step, device=device_named(arguments.device))
     if arguments.guidance != 1 and not run.classes:
         raise InputError(f"--guidance needs a class-conditional run, got {arguments.run}: train with --conditional.")
     return run
+
+
+def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[AnySampler]:
+    """The samplers that the flags ask for, at the default numbers of network calls where they name none."""
+    return parse_samplers(run.config.task, arguments.nfe or default, arguments.sampler, arguments.eta)
 
 
 def device_named(name: str) -> str:

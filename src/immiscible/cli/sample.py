@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,31 +11,31 @@ import numpy as np
 import torch
 
 from immiscible.cli.arguments import Sample
-from immiscible.cli.opening import open_run
+from immiscible.cli.opening import open_run, samplers_for
 from immiscible.errors import InputError
-from immiscible.samplers import parse_solvers
-from immiscible.tasks import flow, runs
+from immiscible.tasks import runs
 from immiscible.training.files import write_bytes
 from immiscible.training.pictures import encode_png, to_uint8, write_grid
 
 
 def sample(arguments: Sample) -> None:
     """Draws images from a run."""
-    solvers = parse_solvers(arguments.nfe, arguments.sampler)
-    if len(solvers) > 1:
-        raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
     _check_free(arguments.out, arguments.overwrite)
     run = open_run(arguments)
-    noise, labels = run.start_noise(arguments.num, arguments.seed)
+    samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])
+    if len(samplers) > 1:
+        raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
+    start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
     if arguments.classes:
-        labels = _classes(arguments.classes, run, len(noise)).to(noise.device)
-    drawn = flow.sample(run.network, noise, solvers[0], labels=labels, guidance=arguments.guidance)
-    _write_images(arguments.out, drawn.images.cpu(), labels)
-    result = {"out": str(arguments.out), "images": len(noise), "calls": drawn.nfe, "step": run.step}
+        labels = _classes(arguments.classes, run, len(start)).to(start.noise.device)
+        start = dataclasses.replace(start, labels=labels)
+    drawn = run.sample(start, samplers[0], arguments.guidance)
+    _write_images(arguments.out, drawn.images.cpu(), start.labels)
+    result = {"out": str(arguments.out), "images": len(start), "calls": drawn.nfe, "step": run.step}
     if arguments.json:
         print(json.dumps(result))
     else:
-        print(f"{arguments.out}: {len(noise)} images of step {run.step}, {drawn.nfe} network calls each")
+        print(f"{arguments.out}: {len(start)} images of step {run.step}, {drawn.nfe} network calls each")
 
 
 def _classes(text: str, run: runs.Run, count: int) -> torch.Tensor:

@@ -6,20 +6,22 @@ import json
 
 from accelerate import PartialState
 
-from immiscible.cli.arguments import TrainFlow, values_of
-from immiscible.data import load
+from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, values_of
 from immiscible.tasks import runs
-from immiscible.training.config import FlowConfig, as_json
+from immiscible.tasks.published import load_data
+from immiscible.training.config import as_json
+from immiscible.training.recipes import CONFIGS
 
 
-def train_flow(arguments: TrainFlow) -> None:
+def train(arguments: TrainFlow | TrainDDIM | TrainConsistency) -> None:
     """Trains or resumes a run."""
-    config = FlowConfig(**values_of(FlowConfig, arguments))
+    kind = CONFIGS[arguments.task]
+    config = kind(**values_of(kind, arguments))
     if arguments.dry_run:
-        data = load(config.data, image_size=config.image_size)
-        print(json.dumps({**as_json(runs.resolve(config, data)), "out": str(config.out)}, indent=2))
+        resolved = runs.resolve(config, load_data(config))
+        print(json.dumps({"task": config.task, **as_json(resolved), "out": str(config.out)}, indent=2))
         return
-    summary = runs.train_flow(config)
+    summary = runs.train(config)
     processes = PartialState()
     processes.destroy_process_group()
     if not processes.is_main_process:

@@ -7,27 +7,29 @@ from pathlib import Path
 from typing import Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import FlowRecipe
+from immiscible.training.config import Recipe, require
+from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareFlow(FlowRecipe):
+class CompareFields(Recipe):
     """Trains each coupling from the same weights on the same data order and times, and reports what it changed.
 
     Writes report.html, summary.json and pictures to the directory. Finished runs are reused; a killed comparison
     resumes.
     """
 
-    out: Path = Path("runs/compare-flow")
+    out: Path = Path("runs/compare")
     """Directory of the comparison."""
     couplings: str = "independent,knn:4,assignment,assignment@0.5"
-    """Couplings to compare, separated by commas; independent is the baseline."""
+    """Couplings to compare, separated by commas; independent is the baseline. Each may change settings in brackets:
+    knn:4[cost-space=raw], independent[noise-scale=0.97]."""
     seeds: str = "0,1,2"
     """Seeds to train each coupling with, separated by commas."""
-    nfe: str = "2,5,10,50"
-    """Network calls per sample to score at, separated by commas; also adaptive."""
-    sampler: Literal["euler", "heun"] = "euler"
-    """Solver for the numbers in --nfe."""
+    nfe: str = ""
+    """Network calls per sample to score at, separated by commas."""
+    sampler: str = "auto"
+    """Sampling method."""
     evaluations: int = 8
     """Scores along each training, evenly spaced."""
     samples: int = 0
@@ -39,8 +41,7 @@ class CompareFlow(FlowRecipe):
         super().__post_init__()
         if not 1 <= self.evaluations <= self.steps:
             raise InputError(f"--evaluations must be from 1 to --steps = {self.steps}, got {self.evaluations}.")
-        if self.samples < 0:
-            raise InputError(f"--samples must be zero or more, got {self.samples}.")
+        require(self.samples >= 0, "samples", "zero or more", self.samples)
         if len(set(self.seed_list)) < len(self.seed_list):
             raise InputError(f"--seeds must be different, got {self.seeds}.")
 
@@ -53,3 +54,44 @@ class CompareFlow(FlowRecipe):
             raise InputError(
                 f"--seeds must be whole numbers separated by commas, such as 0,1,2, got {self.seeds!r}."
             ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlow(FlowRecipe, CompareFields):
+    """A comparison of couplings in flow matching."""
+
+    out: Path = Path("runs/compare-flow")
+    """Directory of the comparison."""
+    nfe: str = FlowRecipe.nfes
+    """Network calls per sample to score at, separated by commas; also adaptive."""
+    sampler: Literal["auto", "euler", "heun"] = "auto"
+    """Solver for the numbers in --nfe; auto is euler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareDDIM(DDIMRecipe, CompareFields):
+    """A comparison of couplings in diffusion."""
+
+    out: Path = Path("runs/compare-ddim")
+    """Directory of the comparison."""
+    nfe: str = DDIMRecipe.nfes
+    """Network calls per sample to score at, separated by commas."""
+    sampler: Literal["auto", "ddim", "ddpm"] = "auto"
+    """Sampling method; auto is ddim."""
+    eta: float = 0.0
+    """Share of fresh noise of ddim, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConsistency(ConsistencyRecipe, CompareFields):
+    """A comparison of couplings in consistency training."""
+
+    out: Path = Path("runs/compare-consistency")
+    """Directory of the comparison."""
+    nfe: str = ConsistencyRecipe.nfes
+    """Network calls per sample to score at, separated by commas."""
+    sampler: Literal["auto", "multistep"] = "auto"
+    """Sampling method."""
+
+
+Compare = CompareFlow | CompareDDIM | CompareConsistency

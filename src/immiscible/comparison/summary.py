@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from immiscible.comparison.config import CompareFlow
+from immiscible.comparison.config import Compare
 from immiscible.comparison.schema import (
     BASELINE,
     FORMAT,
@@ -25,14 +25,14 @@ from immiscible.comparison.schema import (
 )
 from immiscible.couplings import describe
 from immiscible.data import Images
-from immiscible.samplers import Solver
+from immiscible.samplers import AnySampler
 
 Rows = Iterable[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One run of a comparison with its measurements: its summary, and a row per step and solver."""
+    """One run of a comparison with its measurements: its summary, and a row per step and sampler."""
 
     coupling: str
     seed: int
@@ -42,23 +42,23 @@ class Trained:
 
 
 def summarise(
-    config: CompareFlow,
+    config: Compare,
     command: str,
     data: Images,
     features: str,
     samples: int,
-    solvers: Sequence[Solver],
+    samplers: Sequence[AnySampler],
     trained: Sequence[Trained],
     pictures: dict[str, dict[str, str]],
 ) -> Summary:
     """The summary of a comparison, see :mod:`immiscible.comparison.schema`."""
-    nfes = [str(solver) for solver in solvers]
+    nfes = [str(sampler) for sampler in samplers]
     couplings = dict.fromkeys(run.coupling for run in trained)
     baseline = [run for run in trained if run.coupling == BASELINE]
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
     return Summary(
         format=FORMAT,
-        task="flow",
+        task=config.task,
         command=command,
         data={"name": data.name, "count": len(data), "shape": list(data.shape)},
         features=features,
@@ -101,7 +101,7 @@ def _result(
 ) -> CouplingResult:
     drifts = [run.summary["drift"] for run in runs]
     warning = next((run.summary["warning"] for run in runs if run.summary["warning"]), None)
-    described = describe(name)
+    described = describe(name.partition("[")[0])
     return CouplingResult(
         description={"moves": described.moves, "marginal": described.marginal, "cost": described.cost},
         curves={nfe: _curve(runs, nfe) for nfe in nfes},

@@ -5,12 +5,15 @@ from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
+from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.couplings.spelling import coupling
 
 __all__ = [
     "KNN",
+    "CostSpace",
     "Coupling",
     "Description",
+    "InSpace",
     "Independent",
     "LinearAssignment",
     "Mixed",

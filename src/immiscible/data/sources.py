@@ -9,10 +9,18 @@ from immiscible.data.images import Images
 from immiscible.data.resize import resized
 from immiscible.errors import InputError
 
-ALLOWED = "`digits`, a .npy or .npz file, or a folder of PNG/JPEG images"
+ALLOWED = "`digits`, `fashion-mnist`, a .npy, .npz or IDX file, or a folder of PNG/JPEG images"
 
 
-def load(spec: str, *, image_size: int | None = None) -> Images:
+def load(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    split: str = "train",
+    image_column: str = "",
+    label_column: str = "",
+    skip_corrupt: bool = False,
+) -> Images:
     """Loads images into memory.
 
     Arguments:
@@ -32,18 +40,22 @@ def load(spec: str, *, image_size: int | None = None) -> Images:
     if image_size is not None and image_size < 1:
         raise InputError(f"`image_size` must be at least 1, got {image_size}.")
     try:
-        images = _read(spec, image_size)
+        images = _read(spec, image_size, split)
     except OSError as error:
         raise InputError(f"`{spec}` must be readable, got: {error}.") from error
     return images if image_size is None else resized(images, image_size)
 
 
-def _read(spec: str, image_size: int | None) -> Images:
+def _read(spec: str, image_size: int | None, split: str) -> Images:
     """Each reader is imported only where it is used, since most need a library of their own."""
     if spec == "digits":
         from immiscible.data import digits
 
         return digits.read()
+    if spec == "fashion-mnist":
+        from immiscible.data import idx
+
+        return idx.read_fashion_mnist(split)
     path = Path(spec).expanduser()
     if spec and os.path.isdir(path):
         from immiscible.data import folder

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from immiscible.data import Images
 from immiscible.evaluation.scores import Reference, score
-from immiscible.samplers import Solver
-from immiscible.tasks.flow import sample
+from immiscible.samplers import AnySampler
 from immiscible.tasks.runs import Run
 from immiscible.training.files import write_json
 
@@ -31,41 +31,45 @@ class Question:
     samples: int
     seed: int
     features: str
+    noise_scale: float = 1.0
 
 
 def evaluate_run(
     run: Run,
     reference: Reference,
-    solvers: list[Solver],
+    samplers: Sequence[AnySampler],
     *,
     samples: int,
     guidance: float = 1.0,
+    noise_scale: float = 1.0,
     seed: int = SAMPLING_SEED,
 ) -> list[dict[str, Any]]:
-    """Scores a run at its step with each solver.
+    """Scores a run at its step with each sampler.
 
     Arguments:
         run: The run.
         reference: The data, as features.
-        solvers: How to sample, each with its number of network calls.
-        samples: How many images to draw for each score; all solvers start from the same noise.
+        samplers: How to sample, each with its number of network calls.
+        samples: How many images to draw for each score; all samplers start from the same noise.
         guidance: The weight of classifier-free guidance; 1 is none.
+        noise_scale: The standard deviation of the starting noise; other than 1 it is a control.
         seed: The seed of the starting noise.
 
     Returns:
-        A row per solver: the fields of :class:`Question`, ``calls`` and the four scores. The rows are kept in
+        A row per sampler: the fields of :class:`Question`, ``calls`` and the four scores. The rows are kept in
         ``RUN/evaluation.json``; what stands there is not measured again.
     """
     rows = read_rows(run.path)
     answers = []
-    noise = labels = None
-    for solver in solvers:
-        question = Question(run.step, str(solver), solver.method, guidance, samples, seed, reference.features.name)
+    start = None
+    for sampler in samplers:
+        question = Question(
+            run.step, str(sampler), sampler.name, guidance, samples, seed, reference.features.name, noise_scale
+        )
         row = _find(rows, question)
         if row is None:
-            if noise is None:
-                noise, labels = run.start_noise(samples, seed)
-            drawn = sample(run.network, noise, solver, labels=labels, guidance=guidance)
+            start = start or run.start(samples, seed, noise_scale)
+            drawn = run.sample(start, sampler, guidance)
             row = {**asdict(question), "calls": drawn.nfe, **score(drawn.images, reference).as_dict()}
             rows.append(row)
             write_json(run.path / FILE, {"scores": rows})
@@ -88,4 +92,5 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
 
 def _find(rows: list[dict[str, Any]], question: Question) -> dict[str, Any] | None:
     wanted = asdict(question)
-    return next((row for row in rows if wanted.items() <= row.items()), None)
+    # Rows of older versions lack what was always at its default there.
+    return next((row for row in rows if wanted.items() <= ({"noise_scale": 1.0} | row).items()), None)

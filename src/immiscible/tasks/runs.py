@@ -5,32 +5,45 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from immiscible import __version__
 from immiscible.analysis.drift import Drift, measure_drift
+from immiscible.couplings import Coupling
 from immiscible.couplings import coupling as parse_coupling
-from immiscible.data import Images, load
+from immiscible.couplings.space import CostSpace, InSpace
+from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.networks import choose
-from immiscible.tasks.flow import FlowTask, make_task, start_noise
+from immiscible.samplers import AnySampler, Samples
+from immiscible.samplers.base import Start
+from immiscible.tasks.common import ImageTask, Shape, draw_start
+from immiscible.tasks.published import BUILDERS, TITLES, load_data, make_task
+from immiscible.tasks.ranking import fit_cost_space
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
-from immiscible.training.config import FlowConfig
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json
 from immiscible.training.loop import Loop, make_accelerator
+from immiscible.training.recipes import CONFIGS, TaskConfig
 from immiscible.training.rundir import SUMMARY, open_run, read_config
+
+C = TypeVar("C", bound=TaskConfig)
 
 # The drift is measured on about so many noises, in at most so many batches: enough to see one per cent, in a moment.
 DRIFT_NOISES = 8192
 MOST_DRIFT_BATCHES = 256
 
 
-def train_flow(config: FlowConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
-    """Trains, or resumes, a flow-matching run; returns its summary, which is also ``summary.json``.
+# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
+FEW_OF_A_CLASS = 8
+
+
+def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
+    """Trains, or resumes, a run; returns its summary, which is also ``summary.json``.
 
     Arguments:
         config: What to train.
@@ -42,70 +55,113 @@ def train_flow(config: FlowConfig, *, data: Images | None = None, verbose: bool 
         Interrupted: If a signal asked to stop; the state is saved.
         TrainingError: If the training diverged.
     """
-    coupling = parse_coupling(config.coupling)
-    data = data or load(config.data, image_size=config.image_size)
+    parse_coupling(config.coupling)
+    data = data or load_data(config)
     config = resolve(config, data)
     accelerator = make_accelerator(config)
     task = make_task(config, data)
+    space = fit_cost_space(config, data)
     if accelerator.is_main_process:
-        open_run(config, _facts(data))
+        open_run(config, _facts(config, data))
+        _write_space(config.out, space)
     accelerator.wait_for_everyone()
-    centre = data.mean() if config.cost_space == "centered" else None
-    if centre is not None and accelerator.is_main_process:
-        write_bytes(config.out / "mean.safetensors", save({"mean": centre}))
     per_pairing = config.batch_size // config.accumulation // accelerator.num_processes
-    batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
-    drift = measure_drift(
-        coupling, data, centre=centre, batch_size=per_pairing, batches=batches, labelled=config.conditional
-    )
+    drift = _drift(config, data, space, per_pairing)
     if verbose and accelerator.is_main_process:
-        say(_announcement(config, task, data, per_pairing))
+        for line in _announcement(config, task, data, per_pairing):
+            say(line)
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
-    Loop(config, task, data, centre, accelerator).run(verbose=verbose)
+    Loop(config, task, data, _coupling(config, space.to(accelerator.device)), accelerator).run(verbose=verbose)
     summary = _summary(config, task, drift)
     if accelerator.is_main_process:
         write_json(config.out / SUMMARY, summary)
     return summary
 
 
-def resolve(config: FlowConfig, data: Images) -> FlowConfig:
+def resolve(config: C, data: Images) -> C:
     """The configuration with its coupling in its own spelling and the network that ``auto`` stands for."""
     coupling = str(parse_coupling(config.coupling))
     return dataclasses.replace(config, coupling=coupling, network=choose(config.network, data.shape))
 
 
-def _facts(data: Images) -> dict[str, Any]:
-    shape = list(data.shape)
+def _coupling(config: TaskConfig, space: CostSpace) -> Coupling:
+    coupling = parse_coupling(config.coupling)
+    return coupling if space.trivial else InSpace(coupling, space)
+
+
+def _write_space(out: Path, space: CostSpace) -> None:
+    """Keeps what the data was ranked by beside the run."""
+    tensors = {name: tensor for name, tensor in space.tensors().items() if tensor is not None}
+    if tensors:
+        write_bytes(out / "cost-space.safetensors", save(tensors))
+
+
+def _drift(config: TaskConfig, data: Images, space: CostSpace, per_pairing: int) -> Drift:
+    batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
+    return measure_drift(
+        _coupling(config, space),
+        data,
+        scale=config.data_scale,
+        batch_size=per_pairing,
+        batches=batches,
+        labelled=config.conditional and not config.across_classes,
+    )
+
+
+def _facts(config: TaskConfig, data: Images) -> dict[str, Any]:
     return {
-        "task": "flow",
+        "task": config.task,
         "version": __version__,
         "data_fingerprint": data.fingerprint(),
         "data_count": len(data),
-        "data_shape": shape,
+        "data_shape": list(data.shape),
         "classes": data.classes,
     }
 
 
-def _announcement(config: FlowConfig, task: FlowTask, data: Images, per_pairing: int) -> str:
-    where = " within classes" if task.classes and "assignment" in config.coupling else ""
+def _announcement(config: TaskConfig, task: ImageTask, data: Images, per_pairing: int) -> list[str]:
     shape = "x".join(map(str, data.shape))
-    return (
-        f"flow matching on {data.name} ({len(data)} images of {shape}), {config.network} of {_parameters(task):,} "
-        f"parameters, coupling {config.coupling}{where}, {per_pairing} paired at once"
-    )
+    lines = [
+        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {config.network} of "
+        f"{_parameters(task):,} parameters, coupling {config.coupling}, {per_pairing} paired at once"
+    ]
+    return lines + (_on_classes(config, task, per_pairing) if "assignment" in config.coupling else [])
 
 
-def _parameters(task: FlowTask) -> int:
+def _on_classes(config: TaskConfig, task: ImageTask, per_pairing: int) -> list[str]:
+    """What conditions do to an assignment."""
+    if not task.classes:
+        return []
+    if config.across_classes:
+        return [
+            "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) while "
+            "sampling a class starts from N(0, I): this conditional prior skew is known to worsen conditional models."
+        ]
+    members = per_pairing / task.classes
+    lines = ["the assignment works within classes, so that the noise of each class keeps its law."]
+    if members < FEW_OF_A_CLASS:
+        lines.append(
+            f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than {FEW_OF_A_CLASS} "
+            "the assignment has little to choose from: raise --batch-size, or take knn:4, which needs no batch."
+        )
+    return lines
+
+
+def _parameters(task: ImageTask) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())
 
 
-def _summary(config: FlowConfig, task: FlowTask, drift: Drift) -> dict[str, Any]:
+def _summary(config: TaskConfig, task: ImageTask, drift: Drift) -> dict[str, Any]:
     """What a finished run was and took. The times are means over the steps of its last session."""
     last = read_metrics(config.out)[-1]
     return {
-        "task": "flow",
+        "task": config.task,
         "coupling": config.coupling,
         "cost_space": config.cost_space,
+        "coupling_start": config.coupling_start,
+        "coupling_stop": config.coupling_stop,
+        "data_scale": config.data_scale,
+        "schedule_shift": config.schedule_shift,
         "steps": config.steps,
         "loss": last["loss"],
         "parameters": _parameters(task),
@@ -124,18 +180,26 @@ class Run:
     Attributes:
         path: The run directory.
         config: Its configuration.
-        network: The moving average of its weights, in evaluation mode.
+        task: Its task, with the moving average of the weights as its network, in evaluation mode.
         step: The step of the checkpoint.
         shape: The shape of an image, (C, H, W).
-        classes: The number of classes, 0 for an unconditional run.
     """
 
     path: Path
-    config: FlowConfig
-    network: nn.Module
+    config: TaskConfig
+    task: ImageTask
     step: int
-    shape: tuple[int, int, int]
-    classes: int
+    shape: Shape
+
+    @property
+    def network(self) -> nn.Module:
+        """The moving average of the weights."""
+        return self.task.network
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, 0 for an unconditional run."""
+        return self.task.classes
 
     def data(self) -> Images:
         """The data that the run was trained on.
@@ -143,33 +207,51 @@ class Run:
         Raises:
             InputError: If it is gone or is not the same any more.
         """
-        data = load(self.config.data, image_size=self.config.image_size)
+        data = load_data(self.config)
         if data.fingerprint() != read_config(self.path)["data_fingerprint"]:
             raise InputError(
                 f"{self.config.data} must be the data that {self.path} was trained on, got other contents."
             )
         return data
 
-    def start_noise(self, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Noise to sample from and the class of each, see :func:`immiscible.tasks.flow.start_noise`."""
-        return start_noise(self.shape, count, self.classes, seed, next(self.network.parameters()).device)
+    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+        """Noise to sample from and the class of each image, see :func:`immiscible.tasks.common.draw_start`."""
+        device = next(self.network.parameters()).device
+        return draw_start(self.shape, count, self.classes, seed, device, scale)
+
+    def sample(self, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+        """Draws images, see :meth:`immiscible.tasks.common.ImageTask.sample`."""
+        return self.task.sample(self.network, start, sampler, guidance)
 
 
-def load_run(path: Path, *, step: int | None = None, device: str = "cpu") -> Run:
+def load_run(path: Path, *, step: int | None = None, device: torch.device | str = "cpu") -> Run:
     """Opens a run at a step, or at its newest checkpoint that is whole.
 
     Raises:
         InputError: If there is no run, no such step, or no whole checkpoint.
     """
-    saved = read_config(path)
-    names = {field.name for field in dataclasses.fields(FlowConfig)}
-    config = FlowConfig(out=path, **{key: value for key, value in saved.items() if key in names})
+    config, saved = read_run_config(path)
     shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
     classes = saved["classes"] if config.conditional else 0
     found, weights = _weights(path, step)
-    task = FlowTask.build(config, shape, classes)
+    task = BUILDERS[config.task](config, shape, classes)
     task.network.load_state_dict(weights)
-    return Run(path, config, task.network.to(device).eval(), found, shape, classes)
+    task.network.to(device).eval()
+    return Run(path, config, task, found, shape)
+
+
+def read_run_config(path: Path) -> tuple[TaskConfig, dict[str, Any]]:
+    """The configuration of a run, and all that its ``config.json`` holds.
+
+    Raises:
+        InputError: If there is no run, or its task is not known to this version.
+    """
+    saved = read_config(path)
+    kind = CONFIGS.get(saved.get("task", ""))
+    if kind is None:
+        raise InputError(f"{path} must be a run of {', '.join(CONFIGS)}, got {saved.get('task')!r}.")
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
 
 
 def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:

@@ -1,9 +1,15 @@
-"""What a training run is, as plain data. Imports no torch, so that the command line can parse it at once."""
+"""What every training run is, as plain data. Imports no torch, so that the command line can parse it at once.
+
+The fields are grouped by what they are about; a recipe of a task (:mod:`immiscible.training.recipes`) adds its own. The
+string under a field is its help on the command line.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +20,10 @@ from immiscible.errors import InputError
 # The data counts by its fingerprint, not by its spelling.
 OPERATIONAL = (
     "data",
+    "split",
+    "image_column",
+    "label_column",
+    "skip_corrupt",
     "device",
     "log_every",
     "sample_every",
@@ -22,18 +32,120 @@ OPERATIONAL = (
     "tensorboard",
     "version",
 )
+COST_SPACE = re.compile(r"raw|centered|standardized|pooled:[1-9]\d*|pca:[1-9]\d*")
+
+
+class Fields:
+    """A group of fields. Each checks its own, then calls the next."""
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What is trained on what, and how: all that two runs to be compared have in common, apart from the task."""
+class DataFields(Fields):
+    """What is trained on."""
 
     data: str = "digits"
-    """The data: digits, a .npy or .npz file, or a folder of PNG or JPEG images."""
+    """The data: digits, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, or a folder of images."""
+    split: str = "train"
+    """Which part of data that comes in parts."""
+    image_column: str = ""
+    """Column of the images of a Hugging Face dataset, where it is not the only one."""
+    label_column: str = ""
+    """Column of the labels of a Hugging Face dataset, where it is not the only one."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be read, instead of stopping."""
     image_size: int | None = None
     """Resize and crop the images to squares of this many pixels."""
-    cost_space: Literal["centered", "raw"] = "centered"
-    """Rank the images minus their mean over the data, or as they are (the published rule)."""
+    flip: bool = False
+    """Mirror each image with chance 1/2."""
+    shift: int = 0
+    """Crop at random after padding by this many reflected pixels."""
+    data_scale: float = 1.0
+    """Multiply the data by this before noise is added, and divide the samples by it (image scaling)."""
+    schedule_shift: float = 1.0
+    """Multiply the signal-to-noise amplitude of every time by this: the control for --data-scale."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
+        require(self.shift >= 0, "shift", "zero or more", self.shift)
+        for name in ("data_scale", "schedule_shift"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, name, "positive and finite", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingFields(Fields):
+    """How data and noise are paired, apart from the coupling itself."""
+
+    cost_space: str = "centered"
+    """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
+    channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
+    coupling_start: int = 0
+    """Step from which on the noise is coupled."""
+    coupling_stop: int = 0
+    """Step from which on the noise is independent again; 0 for never."""
+    across_classes: bool = False
+    """Let the assignment of a class-conditional run move noise between classes, which skews the prior of each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = "raw, centered, standardized, pooled:CELLS or pca:COMPONENTS"
+        require(COST_SPACE.fullmatch(self.cost_space) is not None, "cost_space", allowed, repr(self.cost_space))
+        require(self.coupling_start >= 0, "coupling_start", "zero or more", self.coupling_start)
+        if self.coupling_stop < 0 or 0 < self.coupling_stop <= self.coupling_start:
+            raise InputError(
+                f"--coupling-stop must be 0 or after --coupling-start = {self.coupling_start}, got "
+                f"{self.coupling_stop}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFields(Fields):
+    """What is trained."""
+
+    network: Literal["auto", "mlp", "unet"] = "auto"
+    """auto takes the residual MLP up to 256 values per image, else the U-Net of diffusers."""
+    width: int = 0
+    """Hidden width of the MLP or channels of the U-Net's first level, half of the others'; 0 for 256 or 64."""
+    depth: int = 0
+    """Residual blocks of the MLP or levels of the U-Net; 0 for 4 or as many as fit."""
+    layers: int = 2
+    """Residual blocks per level of the U-Net."""
+    attention: str = ""
+    """Image sides at which the U-Net attends, such as 16 or 16,8; nothing for its lowest level."""
+    head_channels: int = 64
+    """Channels per attention head of the U-Net."""
+    dropout: float = 0.0
+    """Dropout in the residual blocks of the U-Net."""
+    conditional: bool = False
+    """Condition on the class. The assignment then works within classes."""
+    label_dropout: float = 0.1
+    """Share of labels replaced by "no class" in training, for guidance. Used with --conditional."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("width", "depth"):
+            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
+        for name in ("layers", "head_channels"):
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
+        require(0 <= self.label_dropout <= 1, "label_dropout", "in [0, 1]", self.label_dropout)
+        sides = [word.strip() for word in self.attention.split(",")]
+        require(
+            not self.attention or all(side.isdecimal() and int(side) > 0 for side in sides),
+            "attention",
+            "image sides separated by commas, such as 16,8",
+            repr(self.attention),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserFields(Fields):
+    """How it is trained."""
+
     steps: int = 2000
     """Optimiser steps."""
     batch_size: int = 256
@@ -56,14 +168,14 @@ class Recipe:
     """Where to train."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_size", "accumulation", "learning_rate"):
-            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in ("warmup", "weight_decay", "clip"):
-            _require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
         for name in ("learning_rate", "weight_decay", "clip"):
-            _require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
-        _require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
-        _require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
+            require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
+        require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
         if self.batch_size % self.accumulation:
             raise InputError(
                 f"--batch-size must be a multiple of --accumulation, got {self.batch_size} and {self.accumulation}."
@@ -71,25 +183,17 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowRecipe(Recipe):
-    """Flow matching: the network learns the velocity from noise to data along straight paths."""
-
-    network: Literal["auto", "mlp", "unet"] = "auto"
-    """auto takes the residual MLP up to 256 values per image, else the U-Net of diffusers."""
-    width: int = 0
-    """Hidden width of the MLP or base channels of the U-Net; 0 for 256 or 64."""
-    depth: int = 0
-    """Residual blocks of the MLP or levels of the U-Net; 0 for 4 or as many as fit."""
-    conditional: bool = False
-    """Condition on the class. The assignment then works within classes."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by "no class" in training, for guidance. Used with --conditional."""
+class Recipe(OptimiserFields, NetworkFields, PairingFields, DataFields):
+    """What is trained on what, and how: all that two runs to be compared may have in common."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.width >= 0, "width", "zero or more", self.width)
-        _require(self.depth >= 0, "depth", "zero or more", self.depth)
-        _require(0 <= self.label_dropout <= 1, "label_dropout", "in [0, 1]", self.label_dropout)
+        for name, hint in typing.get_type_hints(type(self)).items():
+            choices = typing.get_args(hint)
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
+                require(False, name, f"one of {', '.join(map(str, choices))}", getattr(self, name))
+        if self.across_classes and not self.conditional:
+            raise InputError("--across-classes needs --conditional, got it without: there are no classes to cross.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +222,13 @@ class RunConfig(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("checkpoint_every", "log_every"):
-            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in ("keep_checkpoints", "sample_every"):
-            _require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
+            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig(FlowRecipe, RunConfig):
-    """A run of flow matching."""
-
-
-def _require(holds: bool, name: str, what: str, given: Any) -> None:
+def require(holds: bool, name: str, what: str, given: Any) -> None:
+    """Raises an :class:`InputError` that names the flag unless something holds."""
     if not holds:
         raise InputError(f"--{name.replace('_', '-')} must be {what}, got {given}.")
 

@@ -11,6 +11,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,8 +19,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
-from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings.base import Coupling
 from immiscible.data import Images
+from immiscible.data.augment import augment
 from immiscible.errors import InputError, ToldError
 from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint, set_aside
 from immiscible.training.config import RunConfig
@@ -29,6 +31,25 @@ from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.randomness import derive, generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch as a loss sees it.
+
+    Attributes:
+        x: The data, scaled, with shape (B, C, H, W).
+        noise: The noise that was paired with it, with the same shape.
+        labels: The class of each, with shape (B,), or None for an unconditional network.
+        step: The step, counted from 0.
+        generator: The source of times and dropped labels, on the device of ``x``.
+    """
+
+    x: Tensor
+    noise: Tensor
+    labels: Tensor | None
+    step: int
+    generator: torch.Generator
 
 
 class Task(Protocol):
@@ -44,10 +65,8 @@ class Task(Protocol):
         """The number of classes that the network is conditioned on, 0 for none."""
         ...
 
-    def loss(
-        self, network: nn.Module, x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator
-    ) -> Tensor:
-        """The mean loss of a micro-batch, a scalar; times and dropped labels are drawn from the generator."""
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a micro-batch, a scalar."""
         ...
 
     def preview(self, network: nn.Module) -> Tensor:
@@ -88,12 +107,12 @@ class Loop:
         config: What to train.
         task: The network, its loss and its samples.
         data: The data.
-        centre: What to subtract from the data before ranking, with shape (C, H, W), or None.
+        coupling: Which noise goes with which image.
         accelerator: Where to train.
     """
 
     def __init__(
-        self, config: RunConfig, task: Task, data: Images, centre: Tensor | None, accelerator: Accelerator
+        self, config: RunConfig, task: Task, data: Images, coupling: Coupling, accelerator: Accelerator
     ) -> None:
         self.config, self.task, self.data, self.accelerator = config, task, data, accelerator
         self.device = accelerator.device
@@ -106,8 +125,7 @@ class Loop:
         self.ema = AveragedModel(self._bare_network(), multi_avg_fn=_warm_average(config.ema), use_buffers=True)
         self.order = DataOrder(len(data), config.batch_size, config.seed)
         self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
-        centre = None if centre is None else centre.to(self.device)
-        self.pairing = Pairing(parse_coupling(config.coupling), centre, config.seed, self.pairing_watch)
+        self.pairing = Pairing(coupling, config.seed, self.pairing_watch, config.coupling_start, config.coupling_stop)
         self.step = 0
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
@@ -167,14 +185,21 @@ class Loop:
 
     def _backward(self, indices: Tensor, position: tuple[int, int, int]) -> None:
         """Adds the gradient of one micro-batch."""
+        config = self.config
         x, labels = self.data.batch(indices)
-        x = x.to(self.device)
+        x = augment(
+            x.to(self.device),
+            flip=config.flip,
+            shift=config.shift,
+            generator=generator(self.device, config.seed, "augment", *position),
+        )
+        x = x if config.data_scale == 1 else x * config.data_scale
         # An unconditional network must not be given noise that was paired by class.
         labels = labels.to(self.device) if labels is not None and self.task.classes else None
-        noise = self.pairing.noise(x, labels, *position)
-        draws = generator(self.device, self.config.seed, "time", *position)
+        noise = self.pairing.noise(x, None if config.across_classes else labels, *position)
+        draws = generator(self.device, config.seed, "time", *position)
         with self.accelerator.autocast():
-            loss = self.task.loss(self.network, x, noise, labels, draws) / self.config.accumulation
+            loss = self.task.loss(self.network, Batch(x, noise, labels, self.step, draws)) / config.accumulation
         self.accelerator.backward(loss)
         self.loss_sum += loss.detach()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling
+from immiscible.couplings.base import Coupling, Independent
 from immiscible.training.randomness import generator
 
 
@@ -50,20 +50,23 @@ class Pairing:
 
     Arguments:
         coupling: Which noise goes with which datum.
-        centre: What to subtract from the data before ranking, with shape (C, H, W); None ranks the data as it is.
         seed: The seed of the run.
         watch: Takes the time of the coupling alone.
+        start: The first step whose noise is coupled.
+        stop: The first step whose noise is independent again; 0 for never.
     """
 
     coupling: Coupling
-    centre: Tensor | None
     seed: int
     watch: Stopwatch
+    start: int = 0
+    stop: int = 0
 
-    def noise(self, x: Tensor, labels: Tensor | None, *position: int) -> Tensor:
-        """Coupled noise for a micro-batch at a position (step, micro-batch, rank), with the shape of ``x``."""
+    def noise(self, x: Tensor, labels: Tensor | None, step: int, micro: int, rank: int) -> Tensor:
+        """Paired noise for a micro-batch of a step on a rank, with the shape of ``x``."""
+        position = (step, micro, rank)
         noise = torch.randn(x.shape, generator=generator(x.device, self.seed, "noise", *position), device=x.device)
         draws = generator(x.device, self.seed, "coupling", *position)
-        ranked = x if self.centre is None else x - self.centre
+        coupled = step >= self.start and (step < self.stop or not self.stop)
         with self.watch:
-            return self.coupling(ranked, noise, labels=labels, generator=draws)
+            return (self.coupling if coupled else Independent())(x, noise, labels=labels, generator=draws)

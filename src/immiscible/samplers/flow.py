@@ -1,30 +1,25 @@
-r"""From noise to samples: the flow :math:`\dot x = v(x, t)` solved from :math:`t = 0` (noise) to :math:`t = 1` (data).
+r"""Flow samplers: :math:`\dot x = v(x, t)` solved from :math:`t = 0` (noise) to :math:`t = 1` (data).
 
-Every sampler counts its network calls (``nfe``), the price that few-step quality is measured by. One call is one
-evaluation of the velocity for the whole batch; guidance evaluates two classes in one call and counts once.
+With a schedule shift :math:`s` the fixed steps are even in :math:`u` with :math:`t = s u / (1 + (s - 1) u)`, the times
+that a shifted run was trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from immiscible.errors import InputError
+from immiscible.processes import shifted_time
+from immiscible.samplers.base import Samples
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Method = Literal["euler", "heun", "adaptive"]
-
-
-@dataclass(frozen=True)
-class Samples:
-    r"""What a sampler returns: ``images`` with shape (B, \*) and ``nfe``, the number of network calls it took."""
-
-    images: Tensor
-    nfe: int
 
 
 @dataclass(frozen=True)
@@ -50,38 +45,31 @@ class Solver:
             raise InputError(f"`nfe` must be even for heun, which takes two network calls a step, got {self.nfe}.")
 
     @torch.no_grad()
-    def __call__(self, velocity: Velocity, noise: Tensor) -> Samples:
+    def __call__(self, velocity: Velocity, noise: Tensor, shift: float = 1.0) -> Samples:
         r"""Solves from noise to data.
 
         Arguments:
             velocity: Maps points with shape (B, \*) and times with shape (B,) to velocities with shape (B, \*).
             noise: Where to start, with shape (B, \*).
+            shift: The schedule shift, positive; 1 spaces the steps evenly.
         """
         counted = _Counted(velocity)
         match self.method:
             case "euler":
-                images = _euler(counted, noise, self.nfe or 1)
+                images = _euler(counted, noise, _times(self.nfe or 1, shift))
             case "heun":
-                images = _heun(counted, noise, (self.nfe or 2) // 2)
+                images = _heun(counted, noise, _times((self.nfe or 2) // 2, shift))
             case "adaptive":
                 images = _adaptive(counted, noise, self.tolerance)
         return Samples(images, counted.calls)
 
+    @property
+    def name(self) -> str:
+        """The method."""
+        return self.method
+
     def __str__(self) -> str:
         return "adaptive" if self.method == "adaptive" else str(self.nfe)
-
-
-def parse_solvers(text: str, method: Literal["euler", "heun"] = "euler") -> list[Solver]:
-    """Reads a list such as ``2,5,10,50,adaptive``: numbers of network calls for ``method``, or the adaptive solver."""
-    return [_parse_solver(word.strip(), method) for word in text.split(",")]
-
-
-def _parse_solver(word: str, method: Literal["euler", "heun"]) -> Solver:
-    if word == "adaptive":
-        return Solver("adaptive")
-    if not word.isdecimal():
-        raise InputError(f"--nfe must list whole numbers or adaptive, such as 2,5,10,adaptive, got {word!r}.")
-    return Solver(method, int(word))
 
 
 class _Counted:
@@ -96,17 +84,22 @@ class _Counted:
         return self.velocity(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)))
 
 
-def _euler(velocity: _Counted, x: Tensor, steps: int) -> Tensor:
-    for step in range(steps):
-        x = x + velocity(step / steps, x) / steps
+def _times(steps: int, shift: float) -> list[float]:
+    """The times between the steps, from 0 to 1."""
+    return [shifted_time(step / steps, shift) for step in range(steps + 1)]
+
+
+def _euler(velocity: _Counted, x: Tensor, times: list[float]) -> Tensor:
+    for start, end in pairwise(times):
+        x = x + velocity(start, x) * (end - start)
     return x
 
 
-def _heun(velocity: _Counted, x: Tensor, steps: int) -> Tensor:
-    for step in range(steps):
-        start = velocity(step / steps, x)
-        end = velocity((step + 1) / steps, x + start / steps)
-        x = x + (start + end) / (2 * steps)
+def _heun(velocity: _Counted, x: Tensor, times: list[float]) -> Tensor:
+    for start, end in pairwise(times):
+        first = velocity(start, x)
+        second = velocity(end, x + first * (end - start))
+        x = x + (first + second) * ((end - start) / 2)
     return x
 
 

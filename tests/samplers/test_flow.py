@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from immiscible.errors import InputError
-from immiscible.samplers import Solver, parse_solvers
+from immiscible.samplers import Solver
 
 
 def growth(x: Tensor, t: Tensor) -> Tensor:
@@ -56,16 +55,20 @@ def test_times_run_from_noise_to_data() -> None:
     assert seen == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_lists_of_calls_are_read() -> None:
-    assert parse_solvers("2, 10,adaptive") == [Solver("euler", 2), Solver("euler", 10), Solver("adaptive")]
-    assert parse_solvers("4", "heun") == [Solver("heun", 4)]
-    assert [str(solver) for solver in parse_solvers("2,adaptive")] == ["2", "adaptive"]
+def test_shifted_times_have_the_ratio_of_signal_to_noise_times_the_shift() -> None:
+    seen: list[float] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(t[0].item())
+        return torch.zeros_like(x)
+
+    Solver("euler", 4)(spy, torch.zeros(1, 2, dtype=torch.float64), 3.0)
+    ratios = [t / (1 - t) for t in seen]
+    torch.testing.assert_close(ratios, [3 * u / (1 - u) for u in (0.0, 0.25, 0.5, 0.75)])
 
 
-@pytest.mark.parametrize(
-    ("text", "method"), [("0", "euler"), ("x", "euler"), ("", "euler"), ("3", "heun"), ("-1", "euler")]
-)
-def test_bad_lists_are_refused_in_one_line(text: str, method: str) -> None:
-    with pytest.raises(InputError, match="nfe") as caught:
-        parse_solvers(text, method)  # pyright: ignore[reportArgumentType]
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("solver", [Solver("euler", 7), Solver("heun", 6)])
+def test_shifted_steps_add_up_to_the_whole_way(solver: Solver) -> None:
+    noise = torch.randn(3, 5, dtype=torch.float64)
+    drawn = solver(lambda x, t: torch.ones_like(x), noise, 2.5)
+    torch.testing.assert_close(drawn.images, noise + 1)

@@ -1,0 +1,105 @@
+"""The couplings of a comparison, each with the settings in which it departs from the others.
+
+``knn:4[cost-space=raw]`` is the coupling ``knn:4`` trained with ``--cost-space raw``, whatever the comparison's own
+setting; ``independent[noise-scale=0.97]`` is vanilla training, sampled from noise of that standard deviation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from immiscible.comparison.schema import BASELINE
+from immiscible.couplings import coupling as parse_coupling
+from immiscible.errors import InputError
+from immiscible.training.config import DataFields, Recipe
+
+NOISE_SCALE = "noise_scale"
+# Changed in one run alone, these would make it one of another comparison.
+SHARED = {item.name for item in dataclasses.fields(DataFields)} - {"data_scale", "schedule_shift"} | {"steps", "device"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One contender.
+
+    Attributes:
+        coupling: The spelling of its coupling.
+        settings: The fields of the recipe that it changes.
+        noise_scale: The standard deviation of the noise that its samples start from.
+    """
+
+    coupling: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    noise_scale: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Its spelling, which tells it from the others."""
+        scale = {} if self.noise_scale == 1 else {NOISE_SCALE: self.noise_scale}
+        return self.coupling + _bracket(self.settings | scale)
+
+    @property
+    def slug(self) -> str:
+        """The name of its runs; contenders that are only sampled differently share them."""
+        named = (self.coupling + _bracket(self.settings)).replace("@", "-at-")
+        return re.sub(r"[^\w.]+", "-", named).strip("-")
+
+
+def _bracket(settings: dict[str, Any]) -> str:
+    said = ",".join(f"{key.replace('_', '-')}={value}" for key, value in settings.items())
+    return f"[{said}]" if said else ""
+
+
+def parse_variants(text: str, recipe: type[Recipe]) -> list[Variant]:
+    """The contenders of a comparison, the baseline first.
+
+    Arguments:
+        text: Spellings separated by commas.
+        recipe: The recipe whose settings may be changed.
+
+    Raises:
+        InputError: If a coupling or a setting is unknown, or a contender stands twice.
+    """
+    variants = [_parse(word.strip(), recipe) for word in re.split(r",(?![^\[]*\])", text)]
+    names = [variant.name for variant in variants]
+    if len(set(names)) < len(names):
+        raise InputError(f"--couplings must be different, got {text}.")
+    return sorted(variants, key=lambda variant: variant.name != BASELINE)
+
+
+def _parse(word: str, recipe: type[Recipe]) -> Variant:
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", word)
+    if match is None:
+        raise InputError(f"--couplings must be couplings such as knn:4 or knn:4[cost-space=raw], got {word!r}.")
+    settings: dict[str, Any] = {}
+    for setting in filter(None, (match[2] or "").split(",")):
+        key, _, value = (part.strip() for part in setting.partition("="))
+        settings[key.replace("-", "_")] = value
+    scale = _number(NOISE_SCALE, settings.pop(NOISE_SCALE, "1"), float)
+    typed = {key: _typed(key, value, recipe) for key, value in settings.items()}
+    return Variant(str(parse_coupling(match[1])), typed, scale)
+
+
+def _typed(key: str, value: str, recipe: type[Recipe]) -> Any:
+    """A value in the type of the recipe's field."""
+    allowed = {item.name: item.default for item in dataclasses.fields(recipe) if item.name not in SHARED}
+    if key not in allowed:
+        names = ", ".join(name.replace("_", "-") for name in [NOISE_SCALE, *allowed])
+        raise InputError(f"a setting in --couplings must be one of {names}, got {key.replace('_', '-')!r}.")
+    default = allowed[key]
+    if isinstance(default, bool):
+        if value not in ("true", "false"):
+            raise InputError(f"{key.replace('_', '-')} in --couplings must be true or false, got {value!r}.")
+        return value == "true"
+    return _number(key, value, type(default)) if isinstance(default, int | float) else value
+
+
+def _number(key: str, value: str, kind: type) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"{key.replace('_', '-')} in --couplings must be {what}, got {value!r}.") from None

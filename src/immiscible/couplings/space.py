@@ -1,0 +1,136 @@
+r"""The space that a coupling ranks in, where that is not the one of the data.
+
+A coupling reads the data only to rank, so it may be shown something else: the data minus its mean, since a direction
+that all data share tells nothing about one of them, or a coarse version, since in long latents the fine detail drowns
+what matters. Let :math:`z = P\,(x - c)/s` with a matrix :math:`P` of orthonormal rows: means over cells of pixels, or
+principal components. Then :math:`P n` is standard normal too, any coupling may pair it with :math:`z`, and the noise
+
+.. math:: n' = n + P^\top\left(\mathrm{coupling}(z, P n) - P n\right)
+
+has the coarse part that the coupling chose and the fine part that it had. The two parts are independent, so the law of
+:math:`n'` is off by what the coupling does to the coarse part, and by nothing else. For KNN this is the published rule
+with the distance taken in the coarse space; for the assignment it has the law of permuting whole noises.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from immiscible.couplings.base import Coupling, check_inputs, eager, full_float32
+from immiscible.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class CostSpace:
+    r"""Where data and noise are compared: :math:`P (x - c) / s`.
+
+    Arguments:
+        centre: What to subtract from the data, with a shape that broadcasts to one datum; None for nothing.
+        scale: What to divide the data by, positive, with a shape that broadcasts to one datum; None for one.
+        pool: Compare means over ``pool`` by ``pool`` cells of images with shape (C, H, W), H and W multiples of it.
+        basis: Compare components along these orthonormal rows, with shape (d, D).
+
+    Raises:
+        InputError: If both a pool and a basis are given.
+    """
+
+    centre: Tensor | None = None
+    scale: Tensor | None = None
+    pool: int | None = None
+    basis: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.pool is not None and self.basis is not None:
+            raise InputError("a cost space must have a pool or a basis, got both.")
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it is the space of the data itself."""
+        return self.centre is self.scale is self.pool is self.basis is None
+
+    def to(self, device: torch.device) -> CostSpace:
+        """The same space on a device."""
+        move = {name: None if value is None else value.to(device) for name, value in self.tensors().items()}
+        return CostSpace(move["centre"], move["scale"], self.pool, move["basis"])
+
+    def tensors(self) -> dict[str, Tensor | None]:
+        """What it is made of."""
+        return {"centre": self.centre, "scale": self.scale, "basis": self.basis}
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Data minus the centre, over the scale, with the shape of ``x``."""
+        x = x if self.centre is None else x - self.centre
+        return x if self.scale is None else x / self.scale
+
+    def project(self, values: Tensor) -> Tensor:
+        r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
+        if self.basis is not None:
+            return values.flatten(1) @ self.basis.T
+        return F.avg_pool2d(values, self._cell(values)).mul(self._cell_norm(values)).flatten(1)
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        r"""A coarse version with shape (B, d) back in the shape of ``like``; :math:`P^\top c`."""
+        if self.basis is not None:
+            return (coarse @ self.basis).view(like.shape)
+        cells = coarse.view(*like.shape[:2], self.pool or 1, self.pool or 1)
+        height, width = self._cell(like)
+        return cells.repeat_interleave(height, 2).repeat_interleave(width, 3).div(self._cell_norm(like))
+
+    def _cell(self, values: Tensor) -> tuple[int, int]:
+        pool = self.pool or 1
+        if values.ndim != 4 or values.shape[2] % pool or values.shape[3] % pool:
+            raise InputError(
+                f"a cost space pooled to {pool} x {pool} cells needs images whose height and width are multiples of "
+                f"{pool}, got shape {tuple(values.shape[1:])}."
+            )
+        return values.shape[2] // pool, values.shape[3] // pool
+
+    def _cell_norm(self, values: Tensor) -> float:
+        return math.sqrt(math.prod(self._cell(values)))
+
+
+@dataclass(frozen=True)
+class InSpace:
+    """Lets a coupling rank in another space, see this module's description.
+
+    *moves*: what the inner coupling moves; in a coarse space the coarse part of the noise only.
+    *marginal*: exact where the inner coupling's is.
+    *cost*: that of the inner coupling, and two passes over the noise, or two products with the basis, O(B D d).
+
+    Source: this package; centred, standardised and coarse ranking are compared in the results of the documentation.
+
+    Arguments:
+        coupling: The coupling.
+        space: The space.
+
+    Example:
+        >>> from immiscible import KNN
+        >>> x = torch.randn(4, 3, 16, 16)
+        >>> noise = InSpace(KNN(8), CostSpace(pool=8))(x, torch.randn_like(x))
+    """
+
+    coupling: Coupling
+    space: CostSpace
+
+    @eager
+    def __call__(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Couples, see :class:`~immiscible.couplings.base.Coupling`."""
+        check_inputs(x, noise, labels, generator)
+        space = self.space
+        if space.pool is None and space.basis is None:
+            return self.coupling(space.standardize(x), noise, labels=labels, generator=generator)
+        with full_float32(x.device):
+            coarse = space.project(noise.float())
+            data = space.project(space.standardize(x.float()))
+            chosen = self.coupling(data, coarse, labels=labels, generator=generator)
+            return (noise + space.lift(chosen - coarse, noise)).to(noise.dtype)
+
+    def __str__(self) -> str:
+        return str(self.coupling)

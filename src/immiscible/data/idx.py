@@ -1,0 +1,138 @@
+"""Images from IDX files, the format of MNIST and its relatives, plain or gzipped.
+
+A file is a header, two zero bytes, a type code, the number of axes and their lengths, all big-endian, and then the
+values. Images are bytes on three axes, labels bytes on one. A folder holds ``train-images-idx3-ubyte`` and
+``train-labels-idx1-ubyte``, and the same with ``t10k`` for the test set; the labels of a single file of images are
+looked for beside it, under its own name with ``labels-idx1`` for ``images-idx3``.
+
+Source of Fashion-MNIST: H. Xiao, K. Rasul and R. Vollgraf, arXiv 1708.07747.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from immiscible.data.images import Images, number_classes
+from immiscible.errors import InputError
+
+FASHION_MNIST = "fashion-mnist"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CLOTHES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+PREFIXES = {"train": "train", "test": "t10k"}
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+UNSIGNED_BYTES = 8
+
+
+def read_fashion_mnist(split: str = "train") -> Images:
+    """Fashion-MNIST, with shape (60000, 1, 28, 28), or (10000, 1, 28, 28) for the test set, and its labels.
+
+    Raises:
+        InputError: If it is neither in ``$IMMISCIBLE_DATA/fashion-mnist`` nor where Debian's package puts it.
+    """
+    chosen = os.environ.get("IMMISCIBLE_DATA")
+    folders = ([Path(chosen).expanduser() / FASHION_MNIST] if chosen else []) + [DEBIAN]
+    for folder in folders:
+        if is_idx_folder(folder):
+            images = read_folder(folder, split)
+            return Images(FASHION_MNIST, images.pixels, images.labels, CLOTHES)
+    raise InputError(
+        f"the data `{FASHION_MNIST}` must be in {' or '.join(map(str, folders))}, got none there: "
+        "`apt install dataset-fashion-mnist`, or give the folder of its four IDX files as --data."
+    )
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether a folder holds the images of a training or test set in IDX files."""
+    return any(_found(folder, prefix, IMAGES) is not None for prefix in PREFIXES.values())
+
+
+def is_idx_file(path: Path) -> bool:
+    """Whether a file's name is that of images in an IDX file."""
+    return path.name.removesuffix(".gz").endswith(("-idx3-ubyte", ".idx3-ubyte"))
+
+
+def read_folder(folder: Path, split: str = "train") -> Images:
+    """Reads the training or test set of a folder, see this module's description.
+
+    Raises:
+        InputError: If the split is not there, or a file is damaged or holds something else.
+    """
+    if split not in PREFIXES:
+        raise InputError(f"--split must be one of {', '.join(PREFIXES)} for IDX files, got {split}.")
+    images = _found(folder, PREFIXES[split], IMAGES)
+    if images is None:
+        raise InputError(f"`{folder}` must hold {PREFIXES[split]}-{IMAGES} or the same with .gz for --split {split}.")
+    return _read(folder.resolve().name, images, _found(folder, PREFIXES[split], LABELS))
+
+
+def read_file(path: Path) -> Images:
+    """Reads a file of images, and the labels beside it, see this module's description.
+
+    Raises:
+        InputError: If a file is damaged or holds something else.
+    """
+    base = path.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    beside = [path.with_name(base + suffix) for suffix in ("", ".gz")]
+    return _read(path.name, path, next((file for file in beside if file.is_file() and file != path), None))
+
+
+def _found(folder: Path, prefix: str, kind: str) -> Path | None:
+    names = [folder / f"{prefix}-{kind}{suffix}" for suffix in ("", ".gz")]
+    return next((path for path in names if path.is_file()), None)
+
+
+def _read(name: str, images: Path, labels: Path | None) -> Images:
+    pixels = torch.from_numpy(_values(images, 3)[:, None])
+    if labels is None:
+        return Images(name, pixels)
+    classes = _values(labels, 1)
+    if len(classes) != len(pixels):
+        raise InputError(f"`{labels}` must hold a label for each of the {len(pixels)} images, got {len(classes)}.")
+    return Images(name, pixels, *number_classes(classes))
+
+
+def _values(path: Path, axes: int) -> np.ndarray:
+    """The bytes of a file, with as many axes."""
+    content = _content(path)
+    start = 4 + 4 * axes
+    if len(content) < start or content[:4] != bytes((0, 0, UNSIGNED_BYTES, axes)):
+        raise InputError(
+            f"`{path}` must be an IDX file of bytes on {axes} {'axis' if axes == 1 else 'axes'}, got the header "
+            f"{content[:4].hex(' ') or 'of an empty file'}."
+        )
+    shape = struct.unpack(f">{axes}I", content[4:start])
+    if len(content) - start != math.prod(shape) or 0 in shape:
+        size = " x ".join(map(str, shape))
+        raise InputError(
+            f"`{path}` must hold the {size} bytes that its header tells of, got {len(content) - start}: is it whole?"
+        )
+    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"`{path}` must be a whole gzip file, got: {error}: fetch it again.") from error

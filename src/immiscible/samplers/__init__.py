@@ -1,0 +1,22 @@
+"""From noise to samples. Every sampler counts its network calls (``nfe``), the price that quality is measured by.
+
+One call is one evaluation for the whole batch; guidance evaluates two classes in one call and counts once.
+"""
+
+from immiscible.samplers.base import Sampler, Samples, Start
+from immiscible.samplers.consistency import Multistep
+from immiscible.samplers.diffusion import DiffusionSampler
+from immiscible.samplers.flow import Solver
+from immiscible.samplers.spelling import METHODS, AnySampler, parse_samplers
+
+__all__ = [
+    "METHODS",
+    "AnySampler",
+    "DiffusionSampler",
+    "Multistep",
+    "Sampler",
+    "Samples",
+    "Solver",
+    "Start",
+    "parse_samplers",
+]

@@ -1,0 +1,51 @@
+"""Where sampling starts, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    r"""What a sampler returns: ``images`` with shape (B, \*) and ``nfe``, the number of network calls it took."""
+
+    images: Tensor
+    nfe: int
+
+
+@dataclass(frozen=True)
+class Start:
+    r"""Where samples start. Image i depends on the seed and on i only, however many are drawn at once.
+
+    Attributes:
+        noise: The noise, with shape (B, \*).
+        labels: The class of each image, with shape (B,), or None.
+        seeds: A seed for each image, of the noise that some samplers add on their way.
+    """
+
+    noise: Tensor
+    labels: Tensor | None
+    seeds: list[int]
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def __getitem__(self, chosen: slice) -> Start:
+        return Start(self.noise[chosen], None if self.labels is None else self.labels[chosen], self.seeds[chosen])
+
+    def generators(self) -> list[torch.Generator]:
+        """Fresh generators on the CPU, one for each image, so that the device does not matter."""
+        return [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
+
+
+class Sampler(Protocol):
+    """How to sample: a method and a number of network calls, which ``str`` gives."""
+
+    @property
+    def name(self) -> str:
+        """The method with its settings, for what is written about its samples."""
+        ...

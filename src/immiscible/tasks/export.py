@@ -1,0 +1,124 @@
+"""Writes a trained run as a pipeline of diffusers, which needs nothing of this package to be loaded and sampled from.
+
+What the stock pipelines cannot express is refused, since a pipeline that loads and gives wrong images is worse than
+none: the MLP, flows (diffusers has no unconditional pipeline for them), scaled data, and class-conditional diffusion.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from immiscible.errors import InputError
+from immiscible.networks import UNet
+from immiscible.tasks.card import model_card
+from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
+from immiscible.tasks.ddim import DiffusionTask
+from immiscible.tasks.runs import Run
+from immiscible.training.events import say
+
+METHODS = {"ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
+
+
+def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[str, Any]] = ()) -> str:
+    """Writes a pipeline with the moving average of a run's weights, and a model card.
+
+    Arguments:
+        run: The run.
+        out: A new or empty directory.
+        sampler: ``ddim`` or ``ddpm`` for diffusion, ``multistep`` for consistency models; ``auto`` for the first.
+        scores: The rows of the run's ``evaluation.json``; those of its step go into the card.
+
+    Returns:
+        The name of the pipeline's class.
+
+    Raises:
+        InputError: If diffusers has no pipeline for the run, or something is in the way.
+    """
+    _check_expressible(run)
+    methods = METHODS[run.config.task]
+    method = methods[0] if sampler == "auto" else sampler
+    if method not in methods:
+        raise InputError(f"--sampler must be one of {', '.join(methods)} for {run.config.task}, got {sampler}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"DIR must be a new directory, got {out} with other contents.")
+    pipeline = _pipeline(run, method)
+    name = type(pipeline).__name__
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    pipeline.save_pretrained(aside, safe_serialization=True)
+    there = [row for row in scores if row["step"] == run.step]
+    (aside / "README.md").write_text(model_card(run, name, there), encoding="utf-8")
+    os.replace(aside, out)
+    return name
+
+
+def _check_expressible(run: Run) -> None:
+    config = run.config
+    if config.task not in METHODS:
+        raise InputError(
+            f"export needs a run of {' or '.join(METHODS)}, got {config.task}: diffusers has no unconditional pipeline "
+            "for flows; use `immiscible sample`."
+        )
+    if not isinstance(run.network, UNet):
+        raise InputError(f"export needs a U-Net, got a run with the {config.network}: train with --network unet.")
+    if config.data_scale != 1:
+        raise InputError(
+            f"export needs --data-scale 1, got {config.data_scale}: the pipelines of diffusers do not divide samples; "
+            "train with --schedule-shift instead."
+        )
+    if run.classes and config.task == "ddim":
+        raise InputError(
+            f"export needs an unconditional run for diffusion, got one with {run.classes} classes: the pipelines of "
+            "diffusers give its U-Net no classes."
+        )
+    if run.shape[1] != run.shape[2] and config.task == "consistency":
+        raise InputError(f"export needs square images for consistency models, got {run.shape[1]} x {run.shape[2]}.")
+
+
+def _pipeline(run: Run, method: str) -> Any:
+    """The pipeline in memory."""
+    from diffusers.pipelines.consistency_models.pipeline_consistency_models import ConsistencyModelPipeline
+    from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    assert isinstance(run.network, UNet)
+    unet, task = run.network.inner, run.task
+    if isinstance(task, ConsistencyTask):
+        return ConsistencyModelPipeline(unet, make_scheduler(task.config))
+    assert isinstance(task, DiffusionTask)
+    if method == "ddpm":
+        return DDPMPipeline(unet, task.schedule)
+    scheduler: Any = DDIMScheduler.from_config(task.schedule.config)
+    return DDIMPipeline(unet, scheduler)
+
+
+def push(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads an exported pipeline to the Hugging Face hub.
+
+    Returns:
+        Its address.
+
+    Raises:
+        InputError: If the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
+    unreachable: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)
+    try:
+        api = HfApi()
+        say(f"uploading {folder} to {repository}")
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by immiscible"))
+    except unreachable as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"--push-to-hub needs a reachable hub, a login (`hf auth login`) and a name such as you/model, got: "
+            f"{reason}: the pipeline is in {folder}."
+        ) from error

@@ -1,0 +1,81 @@
+"""Fits the space that a run's coupling ranks in, see :mod:`immiscible.couplings.space`, to the run's data."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from immiscible.couplings.space import CostSpace
+from immiscible.data import Images
+from immiscible.data.images import evenly_spaced
+from immiscible.errors import InputError
+from immiscible.training.config import RunConfig
+
+# Standard deviations and principal components are taken of at most so many images, evenly spaced.
+IMAGES = 4096
+# A channel that is the same everywhere is not divided by its standard deviation.
+LEAST_DEVIATION = 1e-6
+
+
+def fit_cost_space(config: RunConfig, data: Images) -> CostSpace:
+    """The space that a configuration asks for, fitted to its data as it is diffused: scaled, and mirrored or not.
+
+    Raises:
+        InputError: If the images cannot be pooled so, or there are fewer components than asked for.
+    """
+    kind, _, size = config.cost_space.partition(":")
+    if kind == "raw":
+        return CostSpace()
+    space = CostSpace(centre=_centre(config, data))
+    if kind == "standardized":
+        space = dataclasses.replace(space, scale=_deviations(config, data, space))
+    elif kind == "pooled":
+        space = CostSpace(centre=space.centre, pool=_cells(int(size), data))
+    elif kind == "pca":
+        space = CostSpace(centre=space.centre, basis=_components(int(size), config, data, space))
+    return space
+
+
+def _centre(config: RunConfig, data: Images) -> Tensor:
+    mean = data.mean() * config.data_scale
+    return (mean + mean.flip(-1)) / 2 if config.flip else mean
+
+
+def _sample(config: RunConfig, data: Images) -> Tensor:
+    """Some of the data, with shape (N, C, H, W)."""
+    x = data.batch(evenly_spaced(len(data), IMAGES))[0] * config.data_scale
+    return torch.cat([x, x.flip(-1)]) if config.flip else x
+
+
+def _deviations(config: RunConfig, data: Images, space: CostSpace) -> Tensor:
+    """The standard deviation of each channel around the mean image, with shape (C, 1, 1)."""
+    variance = space.standardize(_sample(config, data)).double().square().mean((0, 2, 3))
+    return variance.sqrt().clamp_min(LEAST_DEVIATION).float().view(-1, 1, 1)
+
+
+def _cells(size: int, data: Images) -> int:
+    _, height, width = data.shape
+    if height % size or width % size:
+        raise InputError(
+            f"--cost-space pooled:N needs images whose height and width are multiples of N, got {height} x {width} "
+            f"and pooled:{size}."
+        )
+    return size
+
+
+def _components(count: int, config: RunConfig, data: Images, space: CostSpace) -> Tensor:
+    """The leading principal components, as orthonormal rows with shape (count, D)."""
+    rows = space.standardize(_sample(config, data)).flatten(1)
+    most = min(rows.shape[0] - 1, rows.shape[1])
+    if count > most:
+        raise InputError(f"--cost-space pca:N needs N of at most {most} for this data, got pca:{count}.")
+    _, axes = torch.linalg.eigh((rows.T @ rows).double()) if rows.shape[1] <= IMAGES else (None, _tall(rows))
+    return axes.flip(1)[:, :count].T.float().contiguous()
+
+
+def _tall(rows: Tensor) -> Tensor:
+    """Principal axes of data with more values than there are images, ascending, with shape (D, N)."""
+    values, left = torch.linalg.eigh((rows @ rows.T).double())
+    return (rows.T.double() @ left) / values.clamp_min(1e-12).sqrt()

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from immiscible.comparison.config import CompareFlow
+from immiscible.comparison.run import run_config
+from immiscible.comparison.variants import Variant, parse_variants
+from immiscible.errors import InputError
+from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
+
+
+def names(text: str) -> list[str]:
+    return [variant.name for variant in parse_variants(text, FlowRecipe)]
+
+
+def test_baseline_comes_first_and_spellings_are_settled() -> None:
+    assert names("knn:4:l2, independent,assignment") == ["independent", "knn:4", "assignment"]
+    assert names("independent[noise-scale=0.90],independent") == ["independent", "independent[noise-scale=0.9]"]
+
+
+def test_settings_take_the_types_of_their_fields() -> None:
+    (variant,) = parse_variants(
+        "assignment@0.5[cost-space=pca:8, coupling_start=7,data-scale=2,conditional=true]", FlowRecipe
+    )
+    assert variant.coupling == "assignment@0.5"
+    assert variant.settings == {"cost_space": "pca:8", "coupling_start": 7, "data_scale": 2.0, "conditional": True}
+    assert variant.name == "assignment@0.5[cost-space=pca:8,coupling-start=7,data-scale=2.0,conditional=True]"
+
+
+def test_each_task_has_its_own_settings() -> None:
+    assert parse_variants("knn:4[min-snr=5]", DDIMRecipe)[0].settings == {"min_snr": 5.0}
+    assert parse_variants("knn:4[sigma-max=40]", ConsistencyRecipe)[0].settings == {"sigma_max": 40.0}
+    with pytest.raises(InputError, match="must be one of noise-scale, data-scale, schedule-shift"):
+        parse_variants("knn:4[sigma-max=40]", FlowRecipe)
+
+
+def test_what_is_only_sampled_differently_shares_its_run() -> None:
+    plain, scaled, raw = parse_variants(
+        "independent,independent[noise-scale=0.9],independent[cost-space=raw]", FlowRecipe
+    )
+    assert plain.slug == scaled.slug != raw.slug
+    config = CompareFlow()
+    assert run_config(config, plain, 0) == run_config(config, scaled, 0)
+    assert run_config(config, raw, 0).cost_space == "raw"
+    assert run_config(config, plain, 0).cost_space == "centered"
+
+
+def test_slugs_are_names_of_directories() -> None:
+    for variant in parse_variants("assignment@0.5[cost-space=pooled:4],knn:2.5:dot", FlowRecipe):
+        assert set(variant.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+    assert Variant("assignment@0.5").slug == "assignment-at-0.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("knn:4,knn:4", "--couplings must be different"),
+        ("knn:4[cost-space=raw],knn:4[cost-space=raw]", "--couplings must be different"),
+        ("knn:4[cost-space=raw", "--couplings must be couplings such as"),
+        ("knn:4[data=digits]", "must be one of noise-scale"),
+        ("knn:4[steps=5]", "must be one of noise-scale"),
+        ("knn:4[coupling-start=soon]", "coupling-start in --couplings must be a whole number, got 'soon'"),
+        ("knn:4[noise-scale=x]", "noise-scale in --couplings must be a number"),
+        ("knn:4[conditional=1]", "conditional in --couplings must be true or false"),
+        ("best", "unknown coupling"),
+    ],
+)
+def test_bad_contenders_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_variants(text, FlowRecipe)
+    assert said in str(caught.value)

@@ -1,0 +1,123 @@
+"""Ranking in another space: the law of the noise, the pairs it makes, and what stays untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment
+from immiscible.couplings.base import Coupling
+
+SHAPE = (3, 8, 12)
+DIMS = 3 * 8 * 12
+
+
+def data(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def components(count: int) -> Tensor:
+    square = torch.linalg.qr(torch.randn(DIMS, DIMS, generator=torch.Generator().manual_seed(5))).Q
+    return square[:count].contiguous()
+
+
+COARSE = {"pooled": CostSpace(pool=4), "pca": CostSpace(basis=components(24))}
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_projection_has_orthonormal_rows(kind: str) -> None:
+    """P P^T = 1: lifting a coarse version and projecting it gives it back."""
+    space, like = COARSE[kind], data(5)
+    coarse = torch.randn(5, space.project(like).shape[1])
+    torch.testing.assert_close(space.project(space.lift(coarse, like)), coarse, rtol=1e-4, atol=1e-5)
+    # And P^T is the transpose: <P v, c> = <v, P^T c>.
+    v = data(5, 1)
+    torch.testing.assert_close(
+        (space.project(v) * coarse).sum(), (v * space.lift(coarse, like)).sum(), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_pooling_takes_means_over_cells() -> None:
+    x = data(2)
+    cell = x[:, :, 2:4, 3:6].mean((2, 3))
+    projected = CostSpace(pool=4).project(x).view(2, 3, 4, 4)
+    torch.testing.assert_close(projected[:, :, 1, 1] / 6**0.5, cell)
+
+
+@pytest.mark.parametrize("kind", COARSE)
+@pytest.mark.parametrize("coupling", [LinearAssignment(), KNN(8), KNN(8, "dot")])
+def test_only_the_coarse_part_of_the_noise_moves(kind: str, coupling: Coupling) -> None:
+    space, x, noise = COARSE[kind], data(32), data(32, 1)
+    paired = InSpace(coupling, space)(x, noise, generator=torch.Generator().manual_seed(0))
+    fine = [n - space.lift(space.project(n), n) for n in (noise, paired)]
+    torch.testing.assert_close(fine[0], fine[1], rtol=0, atol=1e-5)
+    assert not torch.allclose(space.project(noise), space.project(paired), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_pairs_are_those_of_the_coupling_in_the_coarse_space(kind: str) -> None:
+    space, x, noise = COARSE[kind], data(64), data(64, 1)
+    paired = InSpace(LinearAssignment(), space)(x, noise)
+    direct = LinearAssignment()(space.project(x), space.project(noise))
+    torch.testing.assert_close(space.project(paired), direct, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", COARSE)
+def test_noise_of_the_assignment_keeps_its_law(kind: str) -> None:
+    x = data(256) + 2
+    paired = torch.cat([InSpace(LinearAssignment(), COARSE[kind])(x, data(256, seed)) for seed in range(1, 5)])
+    assert stats.kstest(paired.flatten()[::7].numpy(), "norm").pvalue > 1e-3
+    norms = paired.flatten(1).square().sum(1)
+    assert stats.kstest(norms.numpy(), stats.chi2(DIMS).cdf).pvalue > 1e-3
+
+
+def test_noise_of_knn_is_biased_in_the_coarse_part_only() -> None:
+    x = 3 * data(512)
+    space = COARSE["pooled"]
+    paired = InSpace(KNN(16), space)(x, data(512, 1), generator=torch.Generator().manual_seed(0))
+    coarse = space.project(paired)
+    fine = paired - space.lift(coarse, paired)
+    assert coarse.square().mean() < 0.97
+    torch.testing.assert_close(fine.square().sum((1, 2, 3)).mean().item() / (DIMS - 48), 1.0, rtol=0.02, atol=0)
+
+
+def test_centre_and_scale_are_for_ranking_only() -> None:
+    x, noise, centre = data(32), data(32, 1), data(1, 2)[0]
+    scale = torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1)
+    space = CostSpace(centre=centre, scale=scale)
+    before = x.clone()
+    ours = InSpace(KNN(4), space)(x, noise, generator=torch.Generator().manual_seed(0))
+    theirs = KNN(4)((x - centre) / scale, noise, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_noise_keeps_its_dtype_and_shape(dtype: torch.dtype) -> None:
+    for space in COARSE.values():
+        paired = InSpace(LinearAssignment(), space)(data(8).to(dtype), data(8, 1).to(dtype))
+        assert (paired.dtype, paired.shape) == (dtype, (8, *SHAPE))
+
+
+def test_independent_noise_stays_as_it_is() -> None:
+    noise = data(8, 1)
+    for space in COARSE.values():
+        torch.testing.assert_close(InSpace(Independent(), space)(data(8), noise), noise, rtol=0, atol=1e-6)
+
+
+def test_classes_are_respected() -> None:
+    labels = torch.tensor([0, 1] * 8)
+    space, x, noise = COARSE["pooled"], data(16), data(16, 1)
+    paired = space.project(InSpace(LinearAssignment(), space)(x, noise, labels=labels))
+    for label in (0, 1):
+        ours, theirs = (torch.sort(values[labels == label].sum(1)).values for values in (paired, space.project(noise)))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_do_not_divide_into_cells_are_refused() -> None:
+    with pytest.raises(InputError, match="multiples of 5, got shape"):
+        InSpace(LinearAssignment(), CostSpace(pool=5))(data(4), data(4, 1))
+    with pytest.raises(InputError, match="a pool or a basis, got both"):
+        CostSpace(pool=2, basis=components(3))
