@@ -160,14 +160,14 @@ def test_damaged_images_are_named(tmp_path: Path, image_size: int | None, name: 
     path = save(picture(size=(32, 32)), tmp_path / name)
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) * 2 // 3], "empty": b"", "text": b"no picture"}[damage])
-    with pytest.raises(InputError, match=rf"{name}` must be a whole PNG or JPEG") as caught:
+    with pytest.raises(InputError, match=rf"1 of 2 images cannot be read: {name} \(.+\): replace or delete") as caught:
         load(str(tmp_path), image_size=image_size)
     assert "\n" not in str(caught.value)
 
 
 def test_other_formats_under_a_wrong_name_are_refused(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png", format="GIF")
-    with pytest.raises(InputError, match=r"a\.png` must be a whole PNG or JPEG"):
+    with pytest.raises(InputError, match=r"1 of 1 images cannot be read: a\.png \(no PNG or JPEG image\)"):
         load(str(tmp_path))
 
 
@@ -177,5 +177,41 @@ def test_decompression_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InputError, match=r"a\.png` must be of a usual size.*55 pixels"):
+        with pytest.raises(InputError, match=r"a\.png \(Image size \(55 pixels\) exceeds limit"):
             load(str(tmp_path))
+
+
+def damaged_folder(folder: Path, count: int = 9, damaged: tuple[int, ...] = (1, 4, 5, 7)) -> Path:
+    """Images in two classes, of which some are cut in the middle."""
+    for number in range(count):
+        path = save(picture(number, size=(16, 16)), folder / f"class{number % 2}" / f"{number}.png")
+        if number in damaged:
+            path.write_bytes(path.read_bytes()[:-60])
+    return folder
+
+
+def test_all_damaged_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load(str(damaged_folder(tmp_path)))
+    said = str(caught.value)
+    assert "4 of 9 images cannot be read: class0/4.png (" in said
+    assert said.endswith(", ...: replace or delete them, or add --skip-corrupt.")
+
+
+def test_damaged_images_are_left_out_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = load(str(damaged_folder(tmp_path / "some")), skip_corrupt=True)
+    assert "4 of 9 images cannot be read" in capsys.readouterr().err
+    whole = load(str(damaged_folder(tmp_path / "whole", damaged=())))
+    assert data.labels is not None
+    assert whole.labels is not None
+    # In the order of their paths: 0 2 4 6 8 of the first class, 1 3 5 7 of the second.
+    kept = [0, 1, 3, 4, 6]
+    torch.testing.assert_close(data.pixels, whole.pixels[kept])
+    torch.testing.assert_close(data.labels, whole.labels[kept])
+    assert data.class_names == ("class0", "class1")
+
+
+def test_nothing_is_left_of_a_folder_of_damaged_images(tmp_path: Path) -> None:
+    damaged_folder(tmp_path, 3, (0, 1, 2))
+    with pytest.raises(InputError, match=r"3 of 3 images cannot be read.*replace or delete them\.$"):
+        load(str(tmp_path), skip_corrupt=True)

@@ -25,6 +25,15 @@ def test_the_digits() -> None:
     assert data.pixels[0, 0, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
 
 
+def test_a_folder_does_not_stand_in_for_the_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/train-images-idx3-ubyte").touch()
+    assert len(load("digits")) == 1797
+    with pytest.raises(InputError, match="IDX"):
+        load("./digits")
+
+
 def test_only_the_digits_need_sklearn(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
@@ -55,7 +64,7 @@ def test_a_file_and_a_folder_are_told_apart(tmp_path: Path, suffix: str) -> None
     assert (load(str(tmp_path)).name, load(str(tmp_path)).shape) == (tmp_path.name, (3, 6, 5))
 
 
-@pytest.mark.parametrize("spec", ["mnist", "", "no/such.npz", "a\0b", "x" * 5000])
+@pytest.mark.parametrize("spec", ["mnist", "", "no/such.npz", "a\0b", "x" * 5000, "~nobody-of-this-name/x"])
 def test_what_is_not_there_gets_the_list_of_what_is_allowed(
     spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

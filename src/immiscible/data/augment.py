@@ -16,7 +16,8 @@ def augment(x: Tensor, *, flip: bool, shift: int, generator: torch.Generator) ->
         x: Images, with shape (B, C, H, W).
         flip: Whether to mirror.
         shift: The width of the border, at least 0 and less than the image's sides.
-        generator: The source of all randomness, on the device of ``x``. Without changes nothing is drawn.
+        generator: The source of all randomness, on the device of ``x``. Without changes nothing is drawn;
+            otherwise who is mirrored is drawn always and first, so that mirroring does not change the shifts.
 
     Returns:
         The images, with the same shape; ``x`` itself without changes.
@@ -24,8 +25,10 @@ def augment(x: Tensor, *, flip: bool, shift: int, generator: torch.Generator) ->
     Raises:
         InputError: If the border is wider than what can be reflected.
     """
+    if not flip and not shift:
+        return x
+    mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
     if flip:
-        mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
     return _shifted(x, shift, generator) if shift else x
 

@@ -3,7 +3,8 @@
 A file is a header, two zero bytes, a type code, the number of axes and their lengths, all big-endian, and then the
 values. Images are bytes on three axes, labels bytes on one. A folder holds ``train-images-idx3-ubyte`` and
 ``train-labels-idx1-ubyte``, and the same with ``t10k`` for the test set; the labels of a single file of images are
-looked for beside it, under its own name with ``labels-idx1`` for ``images-idx3``.
+looked for beside it, under its own name with ``labels-idx1`` for ``images-idx3``. Classes are named by their numbers,
+but those of a folder called ``fashion-mnist`` by what they are.
 
 Source of Fashion-MNIST: H. Xiao, K. Rasul and R. Vollgraf, arXiv 1708.07747.
 """
@@ -49,11 +50,10 @@ def read_fashion_mnist(split: str = "train") -> Images:
         InputError: If it is neither in ``$IMMISCIBLE_DATA/fashion-mnist`` nor where Debian's package puts it.
     """
     chosen = os.environ.get("IMMISCIBLE_DATA")
-    folders = ([Path(chosen).expanduser() / FASHION_MNIST] if chosen else []) + [DEBIAN]
+    folders = ([Path(os.path.expanduser(chosen)) / FASHION_MNIST] if chosen else []) + [DEBIAN]
     for folder in folders:
         if is_idx_folder(folder):
-            images = read_folder(folder, split)
-            return Images(FASHION_MNIST, images.pixels, images.labels, CLOTHES)
+            return read_folder(folder, split, FASHION_MNIST)
     raise InputError(
         f"the data `{FASHION_MNIST}` must be in {' or '.join(map(str, folders))}, got none there: "
         "`apt install dataset-fashion-mnist`, or give the folder of its four IDX files as --data."
@@ -70,8 +70,8 @@ def is_idx_file(path: Path) -> bool:
     return path.name.removesuffix(".gz").endswith(("-idx3-ubyte", ".idx3-ubyte"))
 
 
-def read_folder(folder: Path, split: str = "train") -> Images:
-    """Reads the training or test set of a folder, see this module's description.
+def read_folder(folder: Path, split: str = "train", name: str = "") -> Images:
+    """Reads the training or test set of a folder, by default under the folder's name, see this module's description.
 
     Raises:
         InputError: If the split is not there, or a file is damaged or holds something else.
@@ -81,7 +81,7 @@ def read_folder(folder: Path, split: str = "train") -> Images:
     images = _found(folder, PREFIXES[split], IMAGES)
     if images is None:
         raise InputError(f"`{folder}` must hold {PREFIXES[split]}-{IMAGES} or the same with .gz for --split {split}.")
-    return _read(folder.resolve().name, images, _found(folder, PREFIXES[split], LABELS))
+    return _read(name or folder.resolve().name, images, _found(folder, PREFIXES[split], LABELS))
 
 
 def read_file(path: Path) -> Images:
@@ -97,7 +97,7 @@ def read_file(path: Path) -> Images:
 
 def _found(folder: Path, prefix: str, kind: str) -> Path | None:
     names = [folder / f"{prefix}-{kind}{suffix}" for suffix in ("", ".gz")]
-    return next((path for path in names if path.is_file()), None)
+    return next((path for path in names if os.path.isfile(path)), None)
 
 
 def _read(name: str, images: Path, labels: Path | None) -> Images:
@@ -107,6 +107,8 @@ def _read(name: str, images: Path, labels: Path | None) -> Images:
     classes = _values(labels, 1)
     if len(classes) != len(pixels):
         raise InputError(f"`{labels}` must hold a label for each of the {len(pixels)} images, got {len(classes)}.")
+    if name == FASHION_MNIST:
+        return Images(name, pixels, torch.from_numpy(classes.astype(np.int64)), CLOTHES)
     return Images(name, pixels, *number_classes(classes))
 
 

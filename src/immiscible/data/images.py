@@ -1,4 +1,4 @@
-"""A set of images in memory: what every reader returns, and all that the rest of the package knows about data.
+"""A set of images, in memory or mapped into it: what every reader returns, and all that is known elsewhere of data.
 
 Pixels stay as they came, ``uint8`` or ``float32``, since bytes take a quarter of the memory. Only a batch is converted,
 to ``float32`` in :math:`[-1, 1]`: a byte ``v`` becomes ``v / 127.5 - 1``.
@@ -29,6 +29,7 @@ class Images:
         pixels: The images, with shape (N, C, H, W), ``uint8`` or ``float32`` in [-1, 1]. Not to be changed afterwards.
         labels: The class of each image, ``int64`` from 0 to ``classes - 1`` with shape (N,), or none.
         class_names: One name per class, empty without labels.
+        digest: The fingerprint, where it is known already.
 
     Raises:
         InputError: If one of these does not hold.
@@ -44,6 +45,7 @@ class Images:
     pixels: Tensor
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    digest: str = ""
 
     def __post_init__(self) -> None:
         self._check_pixels()
@@ -116,7 +118,7 @@ class Images:
 
     def fingerprint(self) -> str:
         """The SHA-256 of pixels and labels in hexadecimal: the same data has the same one, whatever it is called."""
-        return self._fingerprint
+        return self.digest or self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> str:

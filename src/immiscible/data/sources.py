@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from immiscible.data.images import Images
 from immiscible.data.resize import resized
 from immiscible.errors import InputError
 
-ALLOWED = "`digits`, `fashion-mnist`, a .npy, .npz or IDX file, or a folder of PNG/JPEG images"
+DIGITS = "digits"
+ALLOWED = (
+    "`digits`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of CIFAR-10, or a "
+    "folder of PNG/JPEG images"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source is read; not every kind has all of it, see :func:`load`."""
+
+    image_size: int | None = None
+    split: str = "train"
+    image_column: str = ""
+    label_column: str = ""
+    skip_corrupt: bool = False
 
 
 def load(
@@ -21,14 +38,19 @@ def load(
     label_column: str = "",
     skip_corrupt: bool = False,
 ) -> Images:
-    """Loads images into memory.
+    """Loads images.
 
     Arguments:
-        spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), or the path of a ``.npy`` or ``.npz`` file, see
-            :mod:`immiscible.data.arrays`, or of a folder of PNG or JPEG images, see :mod:`immiscible.data.folder`.
-            A folder that is itself called ``digits`` is spelled ``./digits``.
+        spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``fashion-mnist``, ``cifar10``, ``hf:`` and the
+            name or folder of a Hugging Face dataset, or the path of a ``.npy`` or ``.npz`` file, an IDX file, the
+            archive or folder of CIFAR-10, a folder of IDX files, or one of PNG or JPEG images; see the modules of
+            their names. A folder that is itself called ``digits`` is spelled ``./digits``.
         image_size: Crops the largest square from the middle and resizes it to this many pixels a side, with
             antialiasing. Without it images keep their size, which must then be the same for all.
+        split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts. Other kinds have no parts.
+        image_column: The column of the images of a Hugging Face dataset, where it has several.
+        label_column: The column of its labels, where it has several.
+        skip_corrupt: Whether to leave out images that cannot be read, in folders and Hugging Face datasets.
 
     Raises:
         InputError: If there is no such source, or it holds something else than images, or they do not fit together.
@@ -39,31 +61,57 @@ def load(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`image_size` must be at least 1, got {image_size}.")
+    options = Options(image_size, split, image_column, label_column, skip_corrupt)
     try:
-        images = _read(spec, image_size, split)
+        images = _in_parts(spec, options) or _whole(spec, options)
     except OSError as error:
         raise InputError(f"`{spec}` must be readable, got: {error}.") from error
     return images if image_size is None else resized(images, image_size)
 
 
-def _read(spec: str, image_size: int | None, split: str) -> Images:
-    """Each reader is imported only where it is used, since most need a library of their own."""
-    if spec == "digits":
+def _in_parts(spec: str, options: Options) -> Images | None:
+    """Reads data that comes in a training and a test part. Each reader is imported only where it is used."""
+    if spec.startswith("hf:"):
+        from immiscible.data import huggingface
+
+        return huggingface.read(spec, **dataclasses.asdict(options))
+    if options.image_column or options.label_column:
+        raise InputError(f"--image-column and --label-column are for Hugging Face datasets, got them with {spec}.")
+    if spec == DIGITS:
+        return None
+    from immiscible.data import cifar10, idx
+
+    if spec == idx.FASHION_MNIST:
+        return idx.read_fashion_mnist(options.split)
+    path = cifar10.find() if spec == cifar10.NAME else Path(os.path.expanduser(spec))
+    if spec and cifar10.is_cifar10(path):
+        return cifar10.read(path, options.split)
+    if spec and idx.is_idx_folder(path):
+        return idx.read_folder(path, options.split)
+    return None
+
+
+def _whole(spec: str, options: Options) -> Images:
+    """Reads data that has no parts."""
+    if options.split != "train":
+        raise InputError(f"--split is for data that comes in parts, got {options.split} with {spec}.")
+    path = Path(os.path.expanduser(spec))
+    if spec == DIGITS:
         from immiscible.data import digits
 
         return digits.read()
-    if spec == "fashion-mnist":
-        from immiscible.data import idx
-
-        return idx.read_fashion_mnist(split)
-    path = Path(spec).expanduser()
     if spec and os.path.isdir(path):
         from immiscible.data import folder
 
-        return folder.read(path, image_size)
+        return folder.read(path, options.image_size, options.skip_corrupt)
     if os.path.isfile(path) and path.suffix.lower() in (".npy", ".npz"):
         from immiscible.data import arrays
 
         return arrays.read(path)
+    if os.path.isfile(path):
+        from immiscible.data import idx
+
+        if idx.is_idx_file(path):
+            return idx.read_file(path)
     problem = "which is none of these" if os.path.exists(path) and spec else "but there is no such path"
     raise InputError(f"data must be {ALLOWED}, got `{spec}`, {problem}.")

@@ -1,0 +1,164 @@
+"""Images too large for memory: decoded once into a file that is mapped into memory from then on.
+
+The file lies under ``$IMMISCIBLE_CACHE``, or else ``~/.cache/immiscible``, in ``images/<key>``. The key is made of the
+names, sizes and times of the sources, so a folder that changed is decoded anew. One process builds while others wait;
+what a killed one leaves behind is never taken for the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immiscible.data.images import Images
+from immiscible.errors import InputError
+
+# Images that take more bytes than these are not held in memory.
+LARGE = 2**30
+# Linux' MAP_NORESERVE, which Python has a name for from 3.13 on. Other systems map such files without it.
+NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+
+Fill = Callable[[Tensor], Iterator[int]]
+Describe = Callable[[list[int]], tuple[Tensor | None, tuple[str, ...]]]
+
+
+def root() -> Path:
+    """Where caches are kept."""
+    chosen = os.environ.get("IMMISCIBLE_CACHE")
+    return Path(os.path.expanduser(chosen or "~/.cache/immiscible")) / "images"
+
+
+def key_of(parts: Iterable[str]) -> str:
+    """The key of a cache, from all that its content depends on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode(errors="surrogateescape") + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def find(key: str) -> Images | None:
+    """The images of a key, mapped into memory, if they are there.
+
+    Raises:
+        InputError: If they are there and damaged.
+    """
+    folder = root() / key
+    if not os.path.isdir(folder):
+        return None
+    try:
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        pixels = _mapped(folder / "pixels.npy", facts["count"])
+        labels = torch.tensor(facts["labels"]) if facts["labels"] is not None else None
+        return Images(facts["name"], pixels, labels, tuple(facts["class_names"]), digest=facts["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the cache `{folder}` must be whole, got: {error}: delete it, to decode again.") from error
+
+
+def build(key: str, name: str, shape: Sequence[int], fill: Fill, describe: Describe) -> Images:
+    """Decodes images into a cache, unless another process has done so meanwhile.
+
+    Arguments:
+        key: The key.
+        name: The name of the data.
+        shape: The shape (N, C, H, W) of all images, if all can be read.
+        fill: Writes the images into the rows of a tensor, yielding the index of each.
+        describe: Gives the labels and the names of the classes of the images with some indices.
+
+    Raises:
+        InputError: If the disk is full or cannot be written to.
+    """
+    folder = root() / key
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                _write(folder, name, shape, fill, describe)
+    except OSError as error:
+        size = math.prod(shape) / 2**30
+        raise InputError(
+            f"decoded images need {size:.1f} GiB in `{folder.parent}`, got: {error}: free some, or set "
+            "IMMISCIBLE_CACHE to another place."
+        ) from error
+    found = find(key)
+    assert found is not None
+    return found
+
+
+def _write(folder: Path, name: str, shape: Sequence[int], fill: Fill, describe: Describe) -> None:
+    """Builds a cache beside its place, and moves it there when it is whole."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        facts = _decode(aside / "pixels.npy", name, shape, fill, describe)
+        (aside / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _decode(path: Path, name: str, shape: Sequence[int], fill: Fill, describe: Describe) -> dict[str, Any]:
+    """Fills the array, and gives what is written beside it."""
+    from rich.console import Console
+    from rich.progress import track
+
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=tuple(shape))
+    _reserve(path)
+    console = Console(stderr=True)
+    rows = fill(torch.from_numpy(array))
+    indices = list(track(rows, f"decoding {name}", total=shape[0], console=console, disable=not console.is_terminal))
+    array.flush()
+    labels, class_names = describe(indices)
+    return {
+        "name": name,
+        "count": len(indices),
+        "labels": None if labels is None else labels.tolist(),
+        "class_names": list(class_names),
+        "fingerprint": Images(name, torch.from_numpy(array)[: len(indices)], labels, class_names).fingerprint(),
+    }
+
+
+def _reserve(path: Path) -> None:
+    """Takes the room on the disk now: where a mapped file finds none later, the system kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _mapped(path: Path, count: int) -> Tensor:
+    """Rows of an array, whose pages are read when they are needed; what is written to them stays in this process.
+
+    It is what ``np.load(path, mmap_mode="c")`` gives. But that sets memory aside for changes to all of the file, and so
+    Linux refuses it for files larger than memory, which are those that matter here.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape = np.lib.format.read_array_header_1_0(file)[0]
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        pages = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=access)
+        array = np.frombuffer(pages, np.uint8, offset=file.tell()).reshape(shape)
+    return torch.from_numpy(array)[:count]
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Waits until no other process is in here; the system lets go of a killed one's lock."""
+    # Some systems do not have it, and only what is larger than memory needs it.
+    import fcntl
+
+    with lock.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

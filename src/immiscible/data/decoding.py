@@ -1,0 +1,181 @@
+"""Decodes many PNG and JPEG images into one array, and reckons with those that cannot be read.
+
+*Colour*: grey files give one channel, colour and palette files three. Transparent pixels are laid over black. Images
+with more than 8 bits per channel of grey are refused. JPEG photographs are turned upright as their EXIF data says.
+
+*Size*: all images must have one size and be all grey or all in colour. With an image size they are made so: cropped and
+resized, and in colour if any of them is.
+
+*Damage*: all images are tried. Those that cannot be read are named and counted, and either stop the reading or are left
+out.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from immiscible.data.resize import central_square
+from immiscible.errors import InputError
+
+GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "F")
+# EXIF orientations that swap height and width.
+SIDEWAYS = (5, 6, 7, 8)
+# What Pillow raises for damaged files of these formats.
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, struct.error, zlib.error)
+# How many damaged images a message names.
+NAMED = 3
+
+Content = Path | io.BytesIO
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images as they lie in files or in the rows of a table.
+
+    Attributes:
+        where: What messages call the whole.
+        names: What messages call each.
+        content: Gives the content of the image at an index, to be decoded.
+    """
+
+    where: str
+    names: Sequence[str]
+    content: Callable[[int], Content]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Corrupt(Exception):
+    """An image that cannot be read."""
+
+
+@dataclass
+class Damages:
+    """The images that could not be read, by name, each with the reason."""
+
+    skip: bool
+    found: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Notes an image that turns out to be corrupt."""
+        try:
+            yield
+        except Corrupt as error:
+            self.found[name] = str(error)
+
+    def settle(self, where: str, count: int) -> None:
+        """Says that images are left out, where that was asked for.
+
+        Raises:
+            InputError: If there are any, and it was not.
+        """
+        if not self.found:
+            return
+        named = ", ".join(f"{name} ({reason})" for name, reason in list(self.found.items())[:NAMED])
+        more = ", ..." if len(self.found) > NAMED else ""
+        told = f"`{where}`: {len(self.found)} of {count} images cannot be read: {named}{more}"
+        if not self.skip or len(self.found) == count:
+            raise InputError(f"{told}: replace or delete them{'' if self.skip else ', or add --skip-corrupt'}.")
+        tell_left_out(told)
+
+
+def tell_left_out(told: str) -> None:
+    """Says on the standard error that images are left out."""
+    print(f"{told}: left out.", file=sys.stderr)
+
+
+def common_shape(images: Encoded, image_size: int | None, damages: Damages) -> tuple[tuple[int, int, int], list[int]]:
+    """The shape of all images, read from their headers, before any is decoded, and the indices of those that have one.
+
+    Raises:
+        InputError: If they differ and no image size is given, or none can be read.
+    """
+    headers: dict[int, tuple[int, tuple[int, int]]] = {}
+    for index, name in enumerate(images.names):
+        with damages.noted(name):
+            headers[index] = _header(images.content(index), name)
+    if not headers:
+        damages.settle(images.where, len(images))
+    first = next(iter(headers.values()))
+    if image_size is not None:
+        return (max(channels for channels, _ in headers.values()), image_size, image_size), list(headers)
+    for index, header in headers.items():
+        if header != first:
+            raise InputError(
+                f"`{images.where}` must hold images of one size and colour, got {_told(*first)} first and "
+                f"{_told(*header)} in {images.names[index]}: make them alike with `--image-size N`."
+            )
+    return (first[0], *first[1]), list(headers)
+
+
+def fill(
+    images: Encoded, wanted: Sequence[int], out: Tensor, image_size: int | None, damages: Damages
+) -> Iterator[int]:
+    """Decodes images into the rows of an array, with shape (N, C, H, W), those that can be read without gaps.
+
+    Yields:
+        The index of each image that filled the next row.
+    """
+    row = 0
+    for index in wanted:
+        with damages.noted(images.names[index]):
+            out[row] = _decode(images.content(index), out.shape[1], image_size)
+            row += 1
+            yield index
+
+
+def _told(channels: int, size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]} {'grey' if channels == 1 else 'colour'}"
+
+
+def _header(content: Content, name: str) -> tuple[int, tuple[int, int]]:
+    """The number of channels, and the height and width."""
+    with _opened(content) as image:
+        if image.mode.startswith(DEEP_MODES):
+            raise InputError(f"`{name}` must have 8 bits per channel, got more (mode {image.mode}): convert it.")
+        width, height = image.size
+        if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+            width, height = height, width
+        return 1 if image.mode in GREY_MODES else 3, (height, width)
+
+
+def _decode(content: Content, channels: int, image_size: int | None) -> Tensor:
+    """One image as bytes with shape (C, H, W)."""
+    with _opened(content) as opened:
+        image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
+        if image.has_transparency_data:
+            black = Image.new("RGBA", image.size, "black")
+            image = Image.alpha_composite(black, image.convert("RGBA"))
+        image = image.convert("L" if channels == 1 else "RGB")
+        pixels = torch.from_numpy(np.array(image))
+    pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+    return pixels if image_size is None else central_square(pixels[None], image_size)[0]
+
+
+@contextmanager
+def _opened(content: Content) -> Iterator[Image.Image]:
+    """Opens an image; whatever is wrong with it, also later while it is used, makes it a corrupt one."""
+    try:
+        with Image.open(content, formats=("PNG", "JPEG")) as image:
+            yield image
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise Corrupt("no PNG or JPEG image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, *DAMAGE) as error:
+        raise Corrupt(" ".join(str(error).split()).rstrip(".") or type(error).__name__) from error

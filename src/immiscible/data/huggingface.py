@@ -1,0 +1,148 @@
+"""Images from a Hugging Face dataset: ``hf:NAME``, ``hf:NAME@CONFIGURATION``, or ``hf:FOLDER`` of ``save_to_disk``.
+
+The images are the dataset's only column of images, the labels its only column of class labels, or else the integers of
+a column called ``label``; flags name others, which may hold strings. Code of a dataset is never run: the library
+refuses it, and nothing here asks for it. Images, which must be PNG or JPEG, are decoded here, so those that cannot be
+read are counted like those of a folder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from immiscible.data import cache
+from immiscible.data.decoding import Content, Corrupt, Encoded
+from immiscible.data.gather import Described, gather
+from immiscible.data.images import Images, number_classes
+from immiscible.errors import InputError
+
+PREFIX = "hf:"
+LABEL = "label"
+
+
+def read(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    split: str = "train",
+    image_column: str = "",
+    label_column: str = "",
+    skip_corrupt: bool = False,
+) -> Images:
+    """Reads a dataset, see this module's description and :func:`immiscible.data.load`.
+
+    Raises:
+        InputError: If the library is missing, the dataset cannot be had, or its columns do not tell what is what.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"the data `{spec}` needs the library datasets: `pip install datasets`.") from error
+    name = os.path.expanduser(spec.removeprefix(PREFIX))
+    if not name.partition("@")[0]:
+        raise InputError(f"`hf:` must be followed by the name or folder of a dataset, got `{spec}`.")
+    table = _from_disk(name, split) if os.path.isdir(name) else _by_name(name, split)
+    images = _image_column(table, spec, image_column)
+    labels = _label_column(table, spec, label_column)
+    undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
+    encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
+    values = _labels(table, spec, labels) if labels else None
+    key = cache.key_of([spec, table._fingerprint, images, labels, f"{image_size} {skip_corrupt}"])
+
+    def described(chosen: np.ndarray) -> Described:
+        feature = table.features[labels]
+        if not isinstance(feature, datasets.ClassLabel):
+            return number_classes(chosen)
+        if chosen.min() < 0:
+            raise InputError(f"`{spec}`: labels must be known, got -1 in column {labels}: choose another --split.")
+        return torch.from_numpy(chosen.astype(np.int64)), tuple(feature.names)
+
+    title = Path(name.partition("@")[0]).name
+    return gather(encoded, values, title, image_size=image_size, skip_corrupt=skip_corrupt, key=key, describe=described)
+
+
+def _from_disk(folder: str, split: str) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"`{folder}` must be a dataset of `save_to_disk`, got: {_line(error)}.") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise InputError(f"--split must be one of {', '.join(map(str, loaded))} for `{folder}`, got {split}.")
+        return loaded[split]
+    if split != "train":
+        raise InputError(f"--split must be left out for `{folder}`, which has no parts, got {split}.")
+    return loaded
+
+
+def _by_name(name: str, split: str) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
+    refused: Any = (*HfHubHTTPError.__bases__, DatasetsError, OSError, ValueError, RuntimeError)
+    repository, _, configuration = name.partition("@")
+    try:
+        return datasets.load_dataset(repository, configuration or None, split=split)
+    except refused as error:
+        raise InputError(
+            f"`hf:{name}` must be a dataset of the hub, reachable from here, with the split {split}, or a folder, got: "
+            f"{_line(error)}."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _image_column(table: Any, spec: str, asked: str) -> str:
+    import datasets
+
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if asked in found:
+        return asked
+    if asked or len(found) != 1:
+        columns = ", ".join(table.column_names)
+        got = f"--image-column {asked}" if asked else f"{len(found)} columns of images"
+        raise InputError(f"`{spec}` must have one column of images, or --image-column name it, got {got} of {columns}.")
+    return found[0]
+
+
+def _label_column(table: Any, spec: str, asked: str) -> str:
+    """The column of the labels, or nothing."""
+    import datasets
+
+    if asked:
+        if asked not in table.column_names:
+            raise InputError(f"--label-column must be one of {', '.join(table.column_names)}, got {asked}.")
+        return asked
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(found) > 1:
+        raise InputError(f"`{spec}` has several columns of labels, {', '.join(found)}: name one with --label-column.")
+    plain = getattr(table.features.get(LABEL), "dtype", "")
+    return found[0] if found else LABEL if plain.startswith(("int", "uint")) else ""
+
+
+def _labels(table: Any, spec: str, column: str) -> np.ndarray:
+    values = np.asarray(table[column][:])
+    if values.ndim != 1 or values.dtype.kind not in "biuU":
+        raise InputError(
+            f"`{spec}`: labels must be an integer or a string for each image, got others or gaps in column {column}: "
+            "choose another --label-column or --split."
+        )
+    return values
+
+
+def _content(value: dict[str, Any] | None) -> Content:
+    if value is None or (value["bytes"] is None and value["path"] is None):
+        raise Corrupt("no image")
+    return io.BytesIO(value["bytes"]) if value["bytes"] is not None else Path(value["path"])
