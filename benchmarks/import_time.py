@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 IMPORT_TARGET = 0.3
 HELP_TARGET = 1.0
-COMMANDS = ("", "train flow", "compare flow", "sample", "evaluate", "describe")
+COMMANDS = ("", "train flow", "train ddim", "train consistency", "compare ddim", "sample", "export")
 # Every public name is touched, since the names are imported at their first use.
 ADDED = """
 import time, torch
