@@ -28,6 +28,7 @@ from torch import Tensor
 from immiscible.couplings import coupling
 from immiscible.couplings.space import InSpace
 from immiscible.data import Images
+from immiscible.tasks.common import Facts
 from immiscible.tasks.flow import FlowTask
 from immiscible.tasks.ranking import fit_cost_space
 from immiscible.training.loop import Loop
@@ -51,7 +52,8 @@ def our_loop(name: str, batch: int, width: int, data: Images, out: Path) -> Loop
     settings = preset("flow", "cifar10") | {"batch_size": batch, "width": width, "out": out, "device": "cpu"}
     config = FlowConfig(**settings, coupling=name)
     pairing = InSpace(coupling(name), fit_cost_space(config, data))
-    return Loop(config, FlowTask.build(config, data.shape, 0), data, pairing, Accelerator(cpu=True))
+    task = FlowTask.build(config, Facts(data.shape))
+    return Loop(config, task, task.source(data, torch.device("cpu")), pairing, Accelerator(cpu=True))
 
 
 def their_step(batch: int, width: int, data: Images) -> tuple[Callable[[], None], int]:

@@ -182,5 +182,5 @@ except InputError as error:
 
 
 def test_columns_are_for_these_datasets_only() -> None:
-    with pytest.raises(InputError, match="--image-column and --label-column are for Hugging Face datasets"):
+    with pytest.raises(InputError, match="--caption-column are for Hugging Face datasets"):
         load("digits", image_column="image")

@@ -15,7 +15,7 @@ from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
 from immiscible.samplers import Multistep
 from immiscible.samplers.consistency import two_steps
-from immiscible.tasks.common import draw_start
+from immiscible.tasks.common import Facts, draw_start
 from immiscible.tasks.consistency import (
     ConsistencyTask,
     denoised,
@@ -35,7 +35,7 @@ def config(**values: Any) -> ConsistencyConfig:
 
 
 def task(**values: Any) -> ConsistencyTask:
-    return ConsistencyTask.build(config(**values), SHAPE, 0)
+    return ConsistencyTask.build(config(**values), Facts(SHAPE))
 
 
 def batch(x: Tensor, noise: Tensor, step: int = 0) -> Batch:

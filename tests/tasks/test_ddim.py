@@ -15,7 +15,7 @@ from immiscible import coupling
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion
 from immiscible.samplers import DiffusionSampler
-from immiscible.tasks.common import draw_start
+from immiscible.tasks.common import Facts, draw_start
 from immiscible.tasks.ddim import DiffusionTask, make_schedule
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import DDIMConfig
@@ -72,7 +72,7 @@ def test_min_snr_weights_the_error_in_the_data_alike_whatever_is_predicted(predi
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("settings", [{}, {"schedule": "cosine", "min_snr": 5.0}, {"schedule_shift": 2.0}])
 def test_oracle_has_no_loss_after_pairing(spelling: str, prediction: Any, settings: dict[str, Any]) -> None:
-    task = DiffusionTask.build(config(prediction=prediction, **settings), SHAPE, 0)
+    task = DiffusionTask.build(config(prediction=prediction, **settings), Facts(SHAPE))
     x = torch.randn(64, *SHAPE, dtype=torch.float64)
     noise = coupling(spelling)(x, torch.randn_like(x))
     loss = task.loss(Oracle(x, task), batch(x, noise))
@@ -85,7 +85,7 @@ def test_oracle_has_no_loss_after_pairing(spelling: str, prediction: Any, settin
 )
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_oracle_is_sampled_back(prediction: Any, sampler: DiffusionSampler, scale: float) -> None:
-    task = DiffusionTask.build(config(prediction=prediction, data_scale=scale), SHAPE, 0)
+    task = DiffusionTask.build(config(prediction=prediction, data_scale=scale), Facts(SHAPE))
     x = torch.rand(4, *SHAPE) * 2 - 1
     drawn = task.sample(Oracle(scale * x.double(), task), draw_start(SHAPE, 4, 0, 0, "cpu"), sampler)
     torch.testing.assert_close(drawn.images, x, rtol=0, atol=0.02)
@@ -104,7 +104,7 @@ def test_ddpm_of_every_step_has_the_law_of_the_data() -> None:
             alpha_bar = task.schedule.alphas_cumprod[(t * TIME_SCALE).round().long()][:, None, None, None]
             return x_t * (1 - alpha_bar).sqrt() / (alpha_bar / 4 + 1 - alpha_bar)
 
-    task = DiffusionTask.build(config(timesteps=1000), SHAPE, 0)
+    task = DiffusionTask.build(config(timesteps=1000), Facts(SHAPE))
     task.schedule.register_to_config(clip_sample=False)
     start = draw_start(SHAPE, 400, 0, 0, "cpu")
     for sampler in (DiffusionSampler("ddpm", 250), DiffusionSampler("ddim", 100), DiffusionSampler("ddim", 250, 1.0)):
@@ -147,7 +147,7 @@ def test_oracle_of_all_timesteps_is_asked_for_the_scheduler_s_own() -> None:
 
     for spacing, first in (("trailing", 999.0), ("leading", 800.0)):
         seen.clear()
-        task = DiffusionTask.build(config(spacing=spacing), SHAPE, 0)
+        task = DiffusionTask.build(config(spacing=spacing), Facts(SHAPE))
         task.sample(Spy(), draw_start(SHAPE, 1, 0, 0, "cpu"), DiffusionSampler("ddim", 5))
         assert math.isclose(seen[0], first, abs_tol=0.01)
         assert len(seen) == 5

@@ -10,6 +10,7 @@ from immiscible import coupling
 from immiscible.data import load
 from immiscible.processes import shifted_time
 from immiscible.samplers import Solver
+from immiscible.tasks.common import Facts
 from immiscible.tasks.flow import FlowTask
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import FlowConfig
@@ -19,7 +20,7 @@ SHAPE = (1, 8, 8)
 
 def task(**values: object) -> FlowTask:
     config = FlowConfig(out=Path("run"), width=16, depth=1, **values)  # pyright: ignore[reportArgumentType]
-    return FlowTask.build(config, SHAPE, 0)
+    return FlowTask.build(config, Facts(SHAPE))
 
 
 def batch(x: Tensor, noise: Tensor, seed: int = 0) -> Batch:

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from immiscible.couplings import Coupling
-from immiscible.data import Images
 from immiscible.training.order import DataOrder
 from immiscible.training.randomness import generator
+from immiscible.training.sources import Points
 
 # A drift counts from five standard errors on, and from half a per cent of the norm.
 STANDARD_ERRORS = 5.0
@@ -60,7 +60,7 @@ class Drift:
 @torch.no_grad()
 def measure_drift(
     coupling: Coupling,
-    data: Images,
+    data: Points,
     *,
     scale: float = 1.0,
     batch_size: int = 256,

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,18 @@ LARGE = 2**30
 NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 Fill = Callable[[Tensor], Iterator[int]]
-Describe = Callable[[list[int]], tuple[Tensor | None, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of images apart from their pixels, see :class:`~immiscible.data.images.Images`."""
+
+    labels: Tensor | None
+    class_names: tuple[str, ...]
+    captions: tuple[str, ...] = ()
+
+
+Describe = Callable[[list[int]], Description]
 
 
 def root() -> Path:
@@ -62,7 +74,8 @@ def find(key: str) -> Images | None:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         pixels = _mapped(folder / "pixels.npy", facts["count"])
         labels = torch.tensor(facts["labels"]) if facts["labels"] is not None else None
-        return Images(facts["name"], pixels, labels, tuple(facts["class_names"]), digest=facts["fingerprint"])
+        captions = tuple(facts.get("captions", ()))
+        return Images(facts["name"], pixels, labels, tuple(facts["class_names"]), captions, facts["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"the cache `{folder}` must be whole, got: {error}: delete it, to decode again.") from error
 
@@ -75,7 +88,7 @@ def build(key: str, name: str, shape: Sequence[int], fill: Fill, describe: Descr
         name: The name of the data.
         shape: The shape (N, C, H, W) of all images, if all can be read.
         fill: Writes the images into the rows of a tensor, yielding the index of each.
-        describe: Gives the labels and the names of the classes of the images with some indices.
+        describe: Gives what else is known of the images with some indices.
 
     Raises:
         InputError: If the disk is full or cannot be written to.
@@ -83,7 +96,7 @@ def build(key: str, name: str, shape: Sequence[int], fill: Fill, describe: Descr
     folder = root() / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
+        with alone(folder.with_suffix(".lock")):
             if not folder.is_dir():
                 _write(folder, name, shape, fill, describe)
     except OSError as error:
@@ -121,13 +134,15 @@ def _decode(path: Path, name: str, shape: Sequence[int], fill: Fill, describe: D
     rows = fill(torch.from_numpy(array))
     indices = list(track(rows, f"decoding {name}", total=shape[0], console=console, disable=not console.is_terminal))
     array.flush()
-    labels, class_names = describe(indices)
+    found = describe(indices)
+    images = Images(name, torch.from_numpy(array)[: len(indices)], found.labels, found.class_names, found.captions)
     return {
         "name": name,
         "count": len(indices),
-        "labels": None if labels is None else labels.tolist(),
-        "class_names": list(class_names),
-        "fingerprint": Images(name, torch.from_numpy(array)[: len(indices)], labels, class_names).fingerprint(),
+        "labels": None if found.labels is None else found.labels.tolist(),
+        "class_names": list(found.class_names),
+        "captions": list(found.captions),
+        "fingerprint": images.fingerprint(),
     }
 
 
@@ -154,7 +169,7 @@ def _mapped(path: Path, count: int) -> Tensor:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """Waits until no other process is in here; the system lets go of a killed one's lock."""
     # Some systems do not have it, and only what is larger than memory needs it.
     import fcntl

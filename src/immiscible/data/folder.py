@@ -1,7 +1,9 @@
 """Images from a folder of PNG and JPEG files, see :mod:`immiscible.data.decoding` for what is read how.
 
 *Labels*: either all images lie in the folder itself, and have no labels, or all lie in sub-folders, and the first level
-of sub-folders gives the classes. Files are taken in the order of their paths; hidden ones and other kinds are ignored.
+of sub-folders gives the classes; where the folder has captions in a metadata file, sub-folders are no classes.
+Captions come as :mod:`immiscible.data.captions` says. Files are taken in the order of their paths; hidden ones and
+other kinds are ignored.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from immiscible.data import cache
+from immiscible.data.captions import find_captions, has_metadata
 from immiscible.data.decoding import Encoded
 from immiscible.data.gather import gather
 from immiscible.data.images import Images
@@ -33,9 +36,17 @@ def read(folder: Path, image_size: int | None = None, skip_corrupt: bool = False
     files, classes = _listing(folder)
     names = [os.path.relpath(file, folder) for file in files]
     encoded = Encoded(str(folder), names, files.__getitem__)
-    key = cache.key_of([f"{image_size} {skip_corrupt}", *map(_state, files, names)])
-    name = folder.resolve().name
-    return gather(encoded, classes or None, name, image_size=image_size, skip_corrupt=skip_corrupt, key=key)
+    captions = find_captions(folder, files, names)
+    key = cache.key_of([f"{image_size} {skip_corrupt}", *map(_state, files, names), *captions])
+    return gather(
+        encoded,
+        classes or None,
+        folder.resolve().name,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        key=key,
+        captions=captions,
+    )
 
 
 def _state(file: Path, name: str) -> str:
@@ -55,6 +66,8 @@ def _listing(folder: Path) -> tuple[list[Path], list[str]]:
             nested += [(file, entry.name) for file in _images_below(entry)]
         elif entry.suffix.lower() in SUFFIXES:
             flat.append(entry)
+    if has_metadata(folder):
+        flat, nested = flat + [file for file, _ in nested], []
     if flat and nested:
         raise InputError(
             f"`{folder}` must have its images either in itself or all in sub-folders, one per class, "

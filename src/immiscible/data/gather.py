@@ -15,7 +15,7 @@ from immiscible.data import cache
 from immiscible.data.decoding import Damages, Encoded, common_shape, fill, tell_left_out
 from immiscible.data.images import Images, number_classes
 
-Described = tuple[Tensor | None, tuple[str, ...]]
+Numbered = tuple[Tensor, tuple[str, ...]]
 
 
 def gather(
@@ -26,7 +26,8 @@ def gather(
     image_size: int | None,
     skip_corrupt: bool,
     key: str,
-    describe: Callable[[np.ndarray], Described] = number_classes,
+    captions: Sequence[str] = (),
+    number: Callable[[np.ndarray], Numbered] = number_classes,
 ) -> Images:
     """Decodes images, or opens the cache that holds them decoded.
 
@@ -37,7 +38,8 @@ def gather(
         image_size: Crops and resizes every image to a square with this side.
         skip_corrupt: Whether to leave out images that cannot be read.
         key: The key of the cache.
-        describe: Gives labels and names of classes.
+        captions: A text for each, or none at all.
+        number: Gives labels and names of classes.
 
     Raises:
         InputError: If images cannot be read, or are unlike each other.
@@ -50,14 +52,15 @@ def gather(
     shape, wanted = common_shape(encoded, image_size, damages)
     every = None if classes is None else np.asarray(classes)
 
-    def labels_of(indices: list[int]) -> Described:
+    def describe(indices: list[int]) -> cache.Description:
         damages.settle(encoded.where, len(encoded))
-        return (None, ()) if every is None else describe(every[indices])
+        labels, class_names = (None, ()) if every is None else number(every[indices])
+        return cache.Description(labels, class_names, tuple(captions[index] for index in indices) if captions else ())
 
     decode = functools.partial(fill, encoded, wanted, image_size=image_size, damages=damages)
     if len(wanted) * math.prod(shape) > cache.LARGE:
-        return cache.build(key, name, (len(wanted), *shape), decode, labels_of)
+        return cache.build(key, name, (len(wanted), *shape), decode, describe)
     pixels = torch.empty(len(wanted), *shape, dtype=torch.uint8)
     indices = list(decode(pixels))
-    labels, class_names = labels_of(indices)
-    return Images(name, pixels[: len(indices)], labels, class_names)
+    found = describe(indices)
+    return Images(name, pixels[: len(indices)], found.labels, found.class_names, found.captions)

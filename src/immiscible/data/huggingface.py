@@ -1,7 +1,8 @@
 """Images from a Hugging Face dataset: ``hf:NAME``, ``hf:NAME@CONFIGURATION``, or ``hf:FOLDER`` of ``save_to_disk``.
 
 The images are the dataset's only column of images, the labels its only column of class labels, or else the integers of
-a column called ``label``; flags name others, which may hold strings. Code of a dataset is never run: the library
+a column called ``label``; flags name others, which may hold strings. Captions are a column of strings called ``text``
+or ``caption``, or the one that a flag names. Code of a dataset is never run: the library
 refuses it, and nothing here asks for it. Images, which must be PNG or JPEG, are decoded here, so those that cannot be
 read are counted like those of a folder.
 """
@@ -17,13 +18,15 @@ import numpy as np
 import torch
 
 from immiscible.data import cache
+from immiscible.data.captions import check_captions
 from immiscible.data.decoding import Content, Corrupt, Encoded
-from immiscible.data.gather import Described, gather
+from immiscible.data.gather import Numbered, gather
 from immiscible.data.images import Images, number_classes
 from immiscible.errors import InputError
 
 PREFIX = "hf:"
 LABEL = "label"
+CAPTIONS = ("text", "caption")
 
 
 def read(
@@ -33,6 +36,7 @@ def read(
     split: str = "train",
     image_column: str = "",
     label_column: str = "",
+    caption_column: str = "",
     skip_corrupt: bool = False,
 ) -> Images:
     """Reads a dataset, see this module's description and :func:`immiscible.data.load`.
@@ -50,12 +54,13 @@ def read(
     table = _from_disk(name, split) if os.path.isdir(name) else _by_name(name, split)
     images = _image_column(table, spec, image_column)
     labels = _label_column(table, spec, label_column)
+    captions = _caption_column(table, caption_column)
     undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
     encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
     values = _labels(table, spec, labels) if labels else None
-    key = cache.key_of([spec, table._fingerprint, images, labels, f"{image_size} {skip_corrupt}"])
+    key = cache.key_of([spec, table._fingerprint, images, labels, captions, f"{image_size} {skip_corrupt}"])
 
-    def described(chosen: np.ndarray) -> Described:
+    def number(chosen: np.ndarray) -> Numbered:
         feature = table.features[labels]
         if not isinstance(feature, datasets.ClassLabel):
             return number_classes(chosen)
@@ -64,7 +69,16 @@ def read(
         return torch.from_numpy(chosen.astype(np.int64)), tuple(feature.names)
 
     title = Path(name.partition("@")[0]).name
-    return gather(encoded, values, title, image_size=image_size, skip_corrupt=skip_corrupt, key=key, describe=described)
+    return gather(
+        encoded,
+        values,
+        title,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        key=key,
+        captions=_captions(table, spec, captions) if captions else (),
+        number=number,
+    )
 
 
 def _from_disk(folder: str, split: str) -> Any:
@@ -140,6 +154,22 @@ def _labels(table: Any, spec: str, column: str) -> np.ndarray:
             "choose another --label-column or --split."
         )
     return values
+
+
+def _caption_column(table: Any, asked: str) -> str:
+    """The column of the captions, or nothing."""
+    if asked:
+        if asked not in table.column_names:
+            raise InputError(f"--caption-column must be one of {', '.join(table.column_names)}, got {asked}.")
+        return asked
+    return next((name for name in CAPTIONS if getattr(table.features.get(name), "dtype", "") == "string"), "")
+
+
+def _captions(table: Any, spec: str, column: str) -> list[str]:
+    values = list(table[column][:])
+    # Some datasets have several captions for each image, of which the first is taken.
+    values = [value[0] if isinstance(value, list) and value else value for value in values]
+    return check_captions(spec, {f"row {row}": value for row, value in enumerate(values)})
 
 
 def _content(value: dict[str, Any] | None) -> Content:

@@ -29,6 +29,7 @@ class Images:
         pixels: The images, with shape (N, C, H, W), ``uint8`` or ``float32`` in [-1, 1]. Not to be changed afterwards.
         labels: The class of each image, ``int64`` from 0 to ``classes - 1`` with shape (N,), or none.
         class_names: One name per class, empty without labels.
+        captions: A text for each image, or none at all.
         digest: The fingerprint, where it is known already.
 
     Raises:
@@ -45,11 +46,16 @@ class Images:
     pixels: Tensor
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
     digest: str = ""
 
     def __post_init__(self) -> None:
         self._check_pixels()
         self._check_labels()
+        if self.captions and len(self.captions) != len(self):
+            raise InputError(
+                f"{self.name}: there must be a caption for each of the {len(self)} images, got {len(self.captions)}."
+            )
 
     def _check_pixels(self) -> None:
         pixels = self.pixels
@@ -117,7 +123,7 @@ class Images:
         return x, None if self.labels is None else self.labels[index]
 
     def fingerprint(self) -> str:
-        """The SHA-256 of pixels and labels in hexadecimal: the same data has the same one, whatever it is called."""
+        """The SHA-256 of pixels, labels and captions in hexadecimal: the same data has the same one, however called."""
         return self.digest or self._fingerprint
 
     @functools.cached_property
@@ -127,6 +133,8 @@ class Images:
             if tensor is not None:
                 digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().numpy().data)
+        for caption in self.captions:
+            digest.update(caption.encode() + b"\0")
         return digest.hexdigest()
 
     def mean(self) -> Tensor:

@@ -11,10 +11,10 @@ from immiscible.data.images import Images
 from immiscible.data.resize import resized
 from immiscible.errors import InputError
 
-DIGITS = "digits"
+DIGITS, EMOJI = "digits", "emoji"
 ALLOWED = (
-    "`digits`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of CIFAR-10, or a "
-    "folder of PNG/JPEG images"
+    "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of CIFAR-10, "
+    "or a folder of PNG/JPEG images"
 )
 
 
@@ -26,6 +26,7 @@ class Options:
     split: str = "train"
     image_column: str = ""
     label_column: str = ""
+    caption_column: str = ""
     skip_corrupt: bool = False
 
 
@@ -36,20 +37,23 @@ def load(
     split: str = "train",
     image_column: str = "",
     label_column: str = "",
+    caption_column: str = "",
     skip_corrupt: bool = False,
 ) -> Images:
     """Loads images.
 
     Arguments:
-        spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``fashion-mnist``, ``cifar10``, ``hf:`` and the
-            name or folder of a Hugging Face dataset, or the path of a ``.npy`` or ``.npz`` file, an IDX file, the
-            archive or folder of CIFAR-10, a folder of IDX files, or one of PNG or JPEG images; see the modules of
-            their names. A folder that is itself called ``digits`` is spelled ``./digits``.
+        spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``emoji`` (with their names as captions),
+            ``fashion-mnist``, ``cifar10``, ``hf:`` and the name or folder of a Hugging Face dataset, or the path of a
+            ``.npy`` or ``.npz`` file, an IDX file, the archive or folder of CIFAR-10, a folder of IDX files, or one of
+            PNG or JPEG images; see the modules of their names. A folder that is itself called ``digits`` is spelled
+            ``./digits``.
         image_size: Crops the largest square from the middle and resizes it to this many pixels a side, with
             antialiasing. Without it images keep their size, which must then be the same for all.
         split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts. Other kinds have no parts.
         image_column: The column of the images of a Hugging Face dataset, where it has several.
         label_column: The column of its labels, where it has several.
+        caption_column: The column of its captions, where it is not called text or caption.
         skip_corrupt: Whether to leave out images that cannot be read, in folders and Hugging Face datasets.
 
     Raises:
@@ -61,7 +65,7 @@ def load(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`image_size` must be at least 1, got {image_size}.")
-    options = Options(image_size, split, image_column, label_column, skip_corrupt)
+    options = Options(image_size, split, image_column, label_column, caption_column, skip_corrupt)
     try:
         images = _in_parts(spec, options) or _whole(spec, options)
     except OSError as error:
@@ -75,9 +79,11 @@ def _in_parts(spec: str, options: Options) -> Images | None:
         from immiscible.data import huggingface
 
         return huggingface.read(spec, **dataclasses.asdict(options))
-    if options.image_column or options.label_column:
-        raise InputError(f"--image-column and --label-column are for Hugging Face datasets, got them with {spec}.")
-    if spec == DIGITS:
+    if options.image_column or options.label_column or options.caption_column:
+        raise InputError(
+            f"--image-column, --label-column and --caption-column are for Hugging Face datasets, got them with {spec}."
+        )
+    if spec in (DIGITS, EMOJI):
         return None
     from immiscible.data import cifar10, idx
 
@@ -100,6 +106,10 @@ def _whole(spec: str, options: Options) -> Images:
         from immiscible.data import digits
 
         return digits.read()
+    if spec == EMOJI:
+        from immiscible.data import emoji
+
+        return emoji.read(options.image_size)
     if spec and os.path.isdir(path):
         from immiscible.data import folder
 

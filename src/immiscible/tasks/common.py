@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from immiscible.data import Images
 from immiscible.networks import build
 from immiscible.samplers import AnySampler, Samples, Start
-from immiscible.training.config import RunConfig
 from immiscible.training.loop import Task
 from immiscible.training.randomness import derive, generator
+from immiscible.training.recipes import ImageConfig
+from immiscible.training.sources import PixelSource, PointSource
 
 Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
-S = TypeVar("S", contravariant=True)
 
 PREVIEW = 36
 # Images sampled at once; bounds the memory of large sample sets.
 SAMPLE_BATCH = 1024
 
 
-class ImageTask(Task, Protocol):
+@dataclass(frozen=True)
+class Facts:
+    """What a task has to know of its data.
+
+    Attributes:
+        shape: The shape (C, H, W) of an image.
+        classes: The number of classes, 0 for none.
+        prompts: Captions of some of the data, which samples are drawn for.
+    """
+
+    shape: Shape
+    classes: int = 0
+    prompts: tuple[str, ...] = ()
+
+
+class PublishedTask(Task, Protocol):
     """A task of this package: what the loop needs, and a way to sample."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the network is conditioned on, 0 for none."""
+        ...
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the coupling keeps noise within classes."""
+        ...
+
+    def source(self, data: Images, device: torch.device) -> PointSource:
+        """The data as the loop draws it, on a device."""
+        ...
+
+    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+        """Where to start so many samples, on the device of the network, see :func:`draw_start`."""
+        ...
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
         """Draws one image for each noise, in the range of the data.
 
         Arguments:
-            network: The network, usually the moving average of the weights.
+            network: The network, usually with the moving average of the weights.
             start: Where to start.
             sampler: How to sample; one of the task's own.
             guidance: The weight of classifier-free guidance; 1 is none.
@@ -38,11 +73,41 @@ class ImageTask(Task, Protocol):
         ...
 
 
-def initial_network(config: RunConfig, shape: Shape, classes: int) -> nn.Module:
+@dataclass(frozen=True)
+class PixelTask:
+    """What the tasks on pixels have in common. Each adds its loss and its sampling.
+
+    Attributes:
+        config: The configuration of a run.
+        network: The network.
+        shape: The shape of an image.
+        classes: The number of classes that the network is conditioned on, 0 for none.
+    """
+
+    config: ImageConfig
+    network: nn.Module
+    shape: Shape
+    classes: int
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the coupling keeps noise within classes."""
+        return self.classes > 0 and not self.config.across_classes
+
+    def source(self, data: Images, device: torch.device) -> PixelSource:
+        """The data as the loop draws it."""
+        return PixelSource(data, self.config, device, self.classes > 0, self.grouped)
+
+    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+        """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""
+        return draw_start(self.shape, count, self.classes, seed, next(self.network.parameters()).device, scale)
+
+
+def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
     """Builds the network; its initial weights depend on the seed and the architecture only."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(config.seed, "weights"))
-        return build(config, shape, classes)
+        return build(config, facts.shape, facts.classes)
 
 
 def draw_start(
@@ -51,10 +116,10 @@ def draw_start(
     """Where to start samples of a shape (C, H, W), with the classes in turn where there are classes.
 
     Arguments:
-        shape: The shape of an image.
-        count: How many images.
+        shape: The shape of a sample.
+        count: How many.
         classes: The number of classes, 0 for none.
-        seed: Image i depends on the seed and on i only, however many are drawn.
+        seed: Sample i depends on the seed and on i only, however many are drawn.
         device: Where to sample.
         scale: The standard deviation of the noise. Other than 1 it is a control for couplings that shrink the noise.
     """
@@ -63,10 +128,9 @@ def draw_start(
     return Start(noise.mul_(scale).to(device), labels, [derive(seed, "sample-step", i) for i in range(count)])
 
 
-def preview(task: ImageTask, network: nn.Module, shape: Shape, seed: int, sampler: AnySampler) -> Tensor:
-    """Samples from the same noise every time; each row has the classes in turn where there are classes."""
-    start = draw_start(shape, PREVIEW, task.classes, seed, next(network.parameters()).device)
-    return task.sample(network, start, sampler).images
+def preview(task: PublishedTask, network: nn.Module, seed: int, sampler: AnySampler, guidance: float = 1.0) -> Tensor:
+    """Samples from the same noise every time."""
+    return task.sample(network, task.start(PREVIEW, seed), sampler, guidance).images
 
 
 def drop_labels(labels: Tensor | None, classes: int, share: float, draws: torch.Generator) -> Tensor | None:
@@ -90,11 +154,13 @@ def guided(network: nn.Module, labels: Tensor | None, guidance: float) -> Predic
 
 
 @torch.no_grad()
-def in_parts(network: nn.Module, start: Start, draw: Callable[[Start], Samples], scale: float) -> Samples:
+def in_parts(
+    network: nn.Module, start: Start, draw: Callable[[Start], Samples], scale: float, batch_size: int = SAMPLE_BATCH
+) -> Samples:
     """Samples some images at a time, with the network in evaluation mode, and divides them by the data's scale."""
     training = network.training
     network.eval()
-    parts = [draw(start[first : first + SAMPLE_BATCH]) for first in range(0, len(start), SAMPLE_BATCH)]
+    parts = [draw(start[first : first + batch_size]) for first in range(0, len(start), batch_size)]
     network.train(training)
     images = torch.cat([part.images for part in parts])
     return Samples(images if scale == 1 else images / scale, max(part.nfe for part in parts))

@@ -32,7 +32,7 @@ from immiscible.processes import pseudo_huber
 from immiscible.samplers import AnySampler, Multistep, Samples
 from immiscible.samplers.base import Start
 from immiscible.samplers.consistency import SECOND_LEVEL
-from immiscible.tasks.common import Predict, Shape, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.common import Facts, PixelTask, Predict, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import ConsistencyConfig
 
@@ -40,16 +40,13 @@ PREVIEW_SAMPLER = Multistep(2)
 
 
 @dataclass(frozen=True)
-class ConsistencyTask:
+class ConsistencyTask(PixelTask):
     """Consistency training as the training loop sees it."""
 
     config: ConsistencyConfig
-    network: nn.Module
-    shape: Shape
-    classes: int
 
     @staticmethod
-    def build(config: ConsistencyConfig, shape: Shape, classes: int) -> ConsistencyTask:
+    def build(config: ConsistencyConfig, facts: Facts) -> ConsistencyTask:
         """Builds the network and all else. A schedule shift divides every noise level."""
         shift = config.schedule_shift
         shifted = dataclasses.replace(
@@ -58,7 +55,7 @@ class ConsistencyTask:
             sigma_max=config.sigma_max / shift,
             time_mean=config.time_mean - math.log(shift),
         )
-        return ConsistencyTask(shifted, initial_network(config, shape, classes), shape, classes)
+        return ConsistencyTask(shifted, initial_network(config, facts), facts.shape, facts.classes)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss between neighbouring noise levels of the same datum and noise."""
@@ -66,7 +63,7 @@ class ConsistencyTask:
         index = torch.multinomial(
             level_weights(levels, self.config), len(batch.x), replacement=True, generator=batch.generator
         )
-        labels = drop_labels(batch.labels, self.classes, self.config.label_dropout, batch.generator)
+        labels = drop_labels(batch.condition, self.classes, self.config.label_dropout, batch.generator)
         # Both ends see the same dropout: only the noise level may tell them apart.
         seed = batch.generator.initial_seed()
         lower, upper = levels[index], levels[index + 1]
@@ -87,7 +84,7 @@ class ConsistencyTask:
         return karras_levels(count + 1, self.config)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Maps noise to data in a few steps, see :class:`~immiscible.tasks.common.ImageTask`."""
+        """Maps noise to data in a few steps, see :class:`~immiscible.tasks.common.PublishedTask`."""
         multistep = cast(Multistep, sampler)
 
         def draw(part: Start) -> Samples:
@@ -100,7 +97,7 @@ class ConsistencyTask:
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""
-        return preview(self, network, self.shape, self.config.seed, PREVIEW_SAMPLER)
+        return preview(self, network, self.config.seed, PREVIEW_SAMPLER)
 
 
 def make_scheduler(config: ConsistencyConfig) -> CMStochasticIterativeScheduler:

@@ -13,7 +13,7 @@ from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion, shifted_alpha_bar, weighted_mse
 from immiscible.samplers import AnySampler, DiffusionSampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Shape, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.common import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import DDIMConfig
 
@@ -24,19 +24,17 @@ SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 
 @dataclass(frozen=True)
-class DiffusionTask:
+class DiffusionTask(PixelTask):
     """Diffusion as the training loop sees it."""
 
     config: DDIMConfig
-    network: nn.Module
-    shape: Shape
-    classes: int
     schedule: DDPMScheduler
 
     @staticmethod
-    def build(config: DDIMConfig, shape: Shape, classes: int) -> DiffusionTask:
+    def build(config: DDIMConfig, facts: Facts) -> DiffusionTask:
         """Builds the network, the schedule and all else."""
-        return DiffusionTask(config, initial_network(config, shape, classes), shape, classes, make_schedule(config))
+        network = initial_network(config, facts)
+        return DiffusionTask(config, network, facts.shape, facts.classes, make_schedule(config))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The diffusion loss at uniform timesteps."""
@@ -44,11 +42,11 @@ class DiffusionTask:
         t = torch.randint(count, (len(batch.x),), generator=batch.generator, device=device)
         alpha_bar = self.schedule.alphas_cumprod.to(device)[t]
         example = diffusion(batch.x, batch.noise, alpha_bar, self.config.prediction, self.config.min_snr)
-        labels = drop_labels(batch.labels, self.classes, self.config.label_dropout, batch.generator)
+        labels = drop_labels(batch.condition, self.classes, self.config.label_dropout, batch.generator)
         return weighted_mse(network(example.x_t, t / TIME_SCALE, labels), example)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Walks back from noise, see :class:`~immiscible.tasks.common.ImageTask`."""
+        """Walks back from noise, see :class:`~immiscible.tasks.common.PublishedTask`."""
         walk = cast(DiffusionSampler, sampler)
 
         def draw(part: Start) -> Samples:
@@ -60,7 +58,7 @@ class DiffusionTask:
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""
         sampler = DiffusionSampler("ddim", min(PREVIEW_STEPS, self.config.timesteps))
-        return preview(self, network, self.shape, self.config.seed, sampler)
+        return preview(self, network, self.config.seed, sampler)
 
 
 def make_schedule(config: DDIMConfig) -> DDPMScheduler:
@@ -77,10 +75,15 @@ def make_schedule(config: DDIMConfig) -> DDPMScheduler:
         "clip_sample": True,
         "clip_sample_range": config.data_scale,
     }
-    schedule = DDPMScheduler(**settings)
-    if config.schedule_shift == 1:
+    return shift_schedule(DDPMScheduler(**settings), config.schedule_shift)
+
+
+def shift_schedule(schedule: DDPMScheduler, shift: float) -> DDPMScheduler:
+    """The same schedule with ``shift`` times the ratio of signal to noise at each timestep."""
+    if shift == 1:
         return schedule
-    shifted = shifted_alpha_bar(schedule.alphas_cumprod.double(), config.schedule_shift)
+    shifted = shifted_alpha_bar(schedule.alphas_cumprod.double(), shift)
     before = torch.cat([shifted.new_ones(1), shifted[:-1]])
     betas = (1 - shifted / before).tolist()
-    return DDPMScheduler(**settings | {"trained_betas": betas, "rescale_betas_zero_snr": False})
+    changed: Any = DDPMScheduler.from_config(schedule.config, trained_betas=betas, rescale_betas_zero_snr=False)
+    return changed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from immiscible.processes import flow, shifted_time, weighted_mse
 from immiscible.samplers import AnySampler, Samples, Solver
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Shape, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.common import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import FlowConfig
 
@@ -19,29 +19,26 @@ PREVIEW_SAMPLER = Solver("euler", 20)
 
 
 @dataclass(frozen=True)
-class FlowTask:
+class FlowTask(PixelTask):
     """Flow matching as the training loop sees it."""
 
     config: FlowConfig
-    network: nn.Module
-    shape: Shape
-    classes: int
 
     @staticmethod
-    def build(config: FlowConfig, shape: Shape, classes: int) -> FlowTask:
+    def build(config: FlowConfig, facts: Facts) -> FlowTask:
         """Builds the network and all else."""
-        return FlowTask(config, initial_network(config, shape, classes), shape, classes)
+        return FlowTask(config, initial_network(config, facts), facts.shape, facts.classes)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The flow-matching loss at uniform times, or at shifted ones."""
         t = torch.rand(len(batch.x), generator=batch.generator, device=batch.x.device)
         t = shifted_time(t, self.config.schedule_shift)
         example = flow(batch.x, batch.noise, t)
-        labels = drop_labels(batch.labels, self.classes, self.config.label_dropout, batch.generator)
+        labels = drop_labels(batch.condition, self.classes, self.config.label_dropout, batch.generator)
         return weighted_mse(network(example.x_t, t, labels), example)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Solves the flow, see :class:`~immiscible.tasks.common.ImageTask`."""
+        """Solves the flow, see :class:`~immiscible.tasks.common.PublishedTask`."""
         solver = cast(Solver, sampler)
 
         def draw(part: Start) -> Samples:
@@ -51,4 +48,4 @@ class FlowTask:
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""
-        return preview(self, network, self.shape, self.config.seed, PREVIEW_SAMPLER)
+        return preview(self, network, self.config.seed, PREVIEW_SAMPLER)

@@ -7,14 +7,14 @@ from typing import Any
 
 from immiscible.data import Images, load
 from immiscible.errors import InputError
-from immiscible.tasks.common import ImageTask, Shape
+from immiscible.tasks.common import Facts, PublishedTask, Shape
 from immiscible.tasks.consistency import ConsistencyTask
 from immiscible.tasks.ddim import DiffusionTask
 from immiscible.tasks.flow import FlowTask
 from immiscible.training.config import Recipe
 from immiscible.training.recipes import TaskConfig
 
-BUILDERS: dict[str, Callable[[Any, Shape, int], ImageTask]] = {
+BUILDERS: dict[str, Callable[[Any, Facts], PublishedTask]] = {
     "flow": FlowTask.build,
     "ddim": DiffusionTask.build,
     "consistency": ConsistencyTask.build,
@@ -22,15 +22,25 @@ BUILDERS: dict[str, Callable[[Any, Shape, int], ImageTask]] = {
 TITLES = {"flow": "flow matching", "ddim": "diffusion", "consistency": "consistency training"}
 
 
-def make_task(config: TaskConfig, data: Images) -> ImageTask:
-    """Builds the task of a configuration for its data.
+def make_task(config: TaskConfig, data: Images) -> PublishedTask:
+    """Builds the task of a configuration for its data, see :func:`facts_of`."""
+    return BUILDERS[config.task](config, facts_of(config, data))
+
+
+def facts_of(config: TaskConfig, data: Images) -> Facts:
+    """What a task has to know of its data.
 
     Raises:
         InputError: If class conditions are asked for and the data has no labels.
     """
     if config.conditional and not data.classes:
         raise InputError(f"--conditional needs labelled data, got {data.name} without labels: use class sub-folders.")
-    return BUILDERS[config.task](config, data.shape, data.classes if config.conditional else 0)
+    return known_facts(config, data.shape, data.classes)
+
+
+def known_facts(config: TaskConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
+    """The same of data that is not at hand."""
+    return Facts(shape, classes if config.conditional else 0, prompts)
 
 
 def load_data(config: Recipe) -> Images:
@@ -41,5 +51,6 @@ def load_data(config: Recipe) -> Images:
         split=config.split,
         image_column=config.image_column,
         label_column=config.label_column,
+        caption_column=config.caption_column,
         skip_corrupt=config.skip_corrupt,
     )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.space import CostSpace
-from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.errors import InputError
 from immiscible.training.config import RunConfig
+from immiscible.training.sources import Points
 
 # Standard deviations and principal components are taken of at most so many images, evenly spaced.
 IMAGES = 4096
@@ -19,7 +19,7 @@ IMAGES = 4096
 LEAST_DEVIATION = 1e-6
 
 
-def fit_cost_space(config: RunConfig, data: Images) -> CostSpace:
+def fit_cost_space(config: RunConfig, data: Points) -> CostSpace:
     """The space that a configuration asks for, fitted to its data as it is diffused: scaled, and mirrored or not.
 
     Raises:
@@ -38,24 +38,24 @@ def fit_cost_space(config: RunConfig, data: Images) -> CostSpace:
     return space
 
 
-def _centre(config: RunConfig, data: Images) -> Tensor:
+def _centre(config: RunConfig, data: Points) -> Tensor:
     mean = data.mean() * config.data_scale
     return (mean + mean.flip(-1)) / 2 if config.flip else mean
 
 
-def _sample(config: RunConfig, data: Images) -> Tensor:
+def _sample(config: RunConfig, data: Points) -> Tensor:
     """Some of the data, with shape (N, C, H, W)."""
     x = data.batch(evenly_spaced(len(data), IMAGES))[0] * config.data_scale
     return torch.cat([x, x.flip(-1)]) if config.flip else x
 
 
-def _deviations(config: RunConfig, data: Images, space: CostSpace) -> Tensor:
+def _deviations(config: RunConfig, data: Points, space: CostSpace) -> Tensor:
     """The standard deviation of each channel around the mean image, with shape (C, 1, 1)."""
     variance = space.standardize(_sample(config, data)).double().square().mean((0, 2, 3))
     return variance.sqrt().clamp_min(LEAST_DEVIATION).float().view(-1, 1, 1)
 
 
-def _cells(size: int, data: Images) -> int:
+def _cells(size: int, data: Points) -> int:
     _, height, width = data.shape
     if height % size or width % size:
         raise InputError(
@@ -65,7 +65,7 @@ def _cells(size: int, data: Images) -> int:
     return size
 
 
-def _components(count: int, config: RunConfig, data: Images, space: CostSpace) -> Tensor:
+def _components(count: int, config: RunConfig, data: Points, space: CostSpace) -> Tensor:
     """The leading principal components, as orthonormal rows with shape (count, D)."""
     rows = space.standardize(_sample(config, data)).flatten(1)
     most = min(rows.shape[0] - 1, rows.shape[1])

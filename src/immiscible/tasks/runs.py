@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,15 +22,18 @@ from immiscible.errors import InputError
 from immiscible.networks import choose
 from immiscible.samplers import AnySampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import ImageTask, Shape, draw_start
-from immiscible.tasks.published import BUILDERS, TITLES, load_data, make_task
+from immiscible.tasks.common import PublishedTask, Shape
+from immiscible.tasks.published import BUILDERS, TITLES, facts_of, known_facts, load_data
 from immiscible.tasks.ranking import fit_cost_space
+from immiscible.training.average import load_weights, trained_weights
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
+from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
-from immiscible.training.files import write_bytes, write_json
+from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.loop import Loop, make_accelerator
 from immiscible.training.recipes import CONFIGS, TaskConfig
-from immiscible.training.rundir import SUMMARY, open_run, read_config
+from immiscible.training.rundir import PROMPTS, SUMMARY, check_run, open_run, read_config
+from immiscible.training.sources import Points
 
 C = TypeVar("C", bound=TaskConfig)
 
@@ -59,19 +63,25 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
     data = data or load_data(config)
     config = resolve(config, data)
     accelerator = make_accelerator(config)
-    task = make_task(config, data)
-    space = fit_cost_space(config, data)
+    identity = _identity(config, data)
+    check_run(config, identity)
+    facts = facts_of(config, data)
+    task = BUILDERS[config.task](config, facts)
+    source = task.source(data, accelerator.device)
+    points = source.points()
+    space = fit_cost_space(config, points)
     if accelerator.is_main_process:
-        open_run(config, _facts(config, data))
+        open_run(config, identity)
         _write_space(config.out, space)
+        _write_prompts(config.out, facts.prompts)
     accelerator.wait_for_everyone()
     per_pairing = config.batch_size // config.accumulation // accelerator.num_processes
-    drift = _drift(config, data, space, per_pairing)
+    drift = _drift(config, task, points, space, per_pairing)
     if verbose and accelerator.is_main_process:
         for line in _announcement(config, task, data, per_pairing):
             say(line)
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
-    Loop(config, task, data, _coupling(config, space.to(accelerator.device)), accelerator).run(verbose=verbose)
+    Loop(config, task, source, _coupling(config, space.to(accelerator.device)), accelerator).run(verbose=verbose)
     summary = _summary(config, task, drift)
     if accelerator.is_main_process:
         write_json(config.out / SUMMARY, summary)
@@ -80,8 +90,8 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
 
 def resolve(config: C, data: Images) -> C:
     """The configuration with its coupling in its own spelling and the network that ``auto`` stands for."""
-    coupling = str(parse_coupling(config.coupling))
-    return dataclasses.replace(config, coupling=coupling, network=choose(config.network, data.shape))
+    network = {"network": choose(config.network, data.shape)} if isinstance(config, NetworkFields) else {}
+    return dataclasses.replace(config, coupling=str(parse_coupling(config.coupling)), **network)
 
 
 def _coupling(config: TaskConfig, space: CostSpace) -> Coupling:
@@ -96,19 +106,31 @@ def _write_space(out: Path, space: CostSpace) -> None:
         write_bytes(out / "cost-space.safetensors", save(tensors))
 
 
-def _drift(config: TaskConfig, data: Images, space: CostSpace, per_pairing: int) -> Drift:
+def _write_prompts(out: Path, prompts: Sequence[str]) -> None:
+    """Keeps what samples are drawn for beside the run."""
+    if prompts:
+        write_text(out / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts))
+
+
+def _read_prompts(out: Path) -> tuple[str, ...]:
+    path = out / PROMPTS
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+
+
+def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostSpace, per_pairing: int) -> Drift:
     batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
     return measure_drift(
         _coupling(config, space),
-        data,
+        points,
         scale=config.data_scale,
         batch_size=per_pairing,
         batches=batches,
-        labelled=config.conditional and not config.across_classes,
+        labelled=task.grouped,
     )
 
 
-def _facts(config: TaskConfig, data: Images) -> dict[str, Any]:
+def _identity(config: TaskConfig, data: Images) -> dict[str, Any]:
+    """What tells a run from others, apart from its configuration."""
     return {
         "task": config.task,
         "version": __version__,
@@ -119,16 +141,16 @@ def _facts(config: TaskConfig, data: Images) -> dict[str, Any]:
     }
 
 
-def _announcement(config: TaskConfig, task: ImageTask, data: Images, per_pairing: int) -> list[str]:
+def _announcement(config: TaskConfig, task: PublishedTask, data: Images, per_pairing: int) -> list[str]:
     shape = "x".join(map(str, data.shape))
     lines = [
-        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {config.network} of "
-        f"{_parameters(task):,} parameters, coupling {config.coupling}, {per_pairing} paired at once"
+        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
+        f"{_parameters(task):,} trained parameters, coupling {config.coupling}, {per_pairing} paired at once"
     ]
     return lines + (_on_classes(config, task, per_pairing) if "assignment" in config.coupling else [])
 
 
-def _on_classes(config: TaskConfig, task: ImageTask, per_pairing: int) -> list[str]:
+def _on_classes(config: TaskConfig, task: PublishedTask, per_pairing: int) -> list[str]:
     """What conditions do to an assignment."""
     if not task.classes:
         return []
@@ -147,11 +169,15 @@ def _on_classes(config: TaskConfig, task: ImageTask, per_pairing: int) -> list[s
     return lines
 
 
-def _parameters(task: ImageTask) -> int:
-    return sum(parameter.numel() for parameter in task.network.parameters())
+def _network_name(config: TaskConfig) -> str:
+    return config.network
 
 
-def _summary(config: TaskConfig, task: ImageTask, drift: Drift) -> dict[str, Any]:
+def _parameters(task: PublishedTask) -> int:
+    return sum(weight.numel() for weight in trained_weights(task.network).values())
+
+
+def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str, Any]:
     """What a finished run was and took. The times are means over the steps of its last session."""
     last = read_metrics(config.out)[-1]
     return {
@@ -187,7 +213,7 @@ class Run:
 
     path: Path
     config: TaskConfig
-    task: ImageTask
+    task: PublishedTask
     step: int
     shape: Shape
 
@@ -215,12 +241,11 @@ class Run:
         return data
 
     def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
-        """Noise to sample from and the class of each image, see :func:`immiscible.tasks.common.draw_start`."""
-        device = next(self.network.parameters()).device
-        return draw_start(self.shape, count, self.classes, seed, device, scale)
+        """Where to start so many samples, see :meth:`immiscible.tasks.common.PublishedTask.start`."""
+        return self.task.start(count, seed, scale)
 
     def sample(self, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Draws images, see :meth:`immiscible.tasks.common.ImageTask.sample`."""
+        """Draws images, see :meth:`immiscible.tasks.common.PublishedTask.sample`."""
         return self.task.sample(self.network, start, sampler, guidance)
 
 
@@ -232,10 +257,9 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     """
     config, saved = read_run_config(path)
     shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
-    classes = saved["classes"] if config.conditional else 0
     found, weights = _weights(path, step)
-    task = BUILDERS[config.task](config, shape, classes)
-    task.network.load_state_dict(weights)
+    task = BUILDERS[config.task](config, known_facts(config, shape, saved["classes"], _read_prompts(path)))
+    load_weights(task.network, weights)
     task.network.to(device).eval()
     return Run(path, config, task, found, shape)
 

@@ -23,6 +23,7 @@ OPERATIONAL = (
     "split",
     "image_column",
     "label_column",
+    "caption_column",
     "skip_corrupt",
     "device",
     "log_every",
@@ -47,13 +48,15 @@ class DataFields(Fields):
     """What is trained on."""
 
     data: str = "digits"
-    """The data: digits, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, or a folder of images."""
+    """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, or a folder of images."""
     split: str = "train"
     """Which part of data that comes in parts."""
     image_column: str = ""
     """Column of the images of a Hugging Face dataset, where it is not the only one."""
     label_column: str = ""
     """Column of the labels of a Hugging Face dataset, where it is not the only one."""
+    caption_column: str = ""
+    """Column of the captions of a Hugging Face dataset, where it is not called text or caption."""
     skip_corrupt: bool = False
     """Leave out images that cannot be read, instead of stopping."""
     image_size: int | None = None
@@ -87,8 +90,6 @@ class PairingFields(Fields):
     """Step from which on the noise is coupled."""
     coupling_stop: int = 0
     """Step from which on the noise is independent again; 0 for never."""
-    across_classes: bool = False
-    """Let the assignment of a class-conditional run move noise between classes, which skews the prior of each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,9 +125,13 @@ class NetworkFields(Fields):
     """Condition on the class. The assignment then works within classes."""
     label_dropout: float = 0.1
     """Share of labels replaced by "no class" in training, for guidance. Used with --conditional."""
+    across_classes: bool = False
+    """Let the assignment of a class-conditional run move noise between classes, which skews the prior of each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.across_classes and not self.conditional:
+            raise InputError("--across-classes needs --conditional, got it without: there are no classes to cross.")
         for name in ("width", "depth"):
             require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
         for name in ("layers", "head_channels"):
@@ -152,8 +157,10 @@ class OptimiserFields(Fields):
     """Images per optimiser step, over all processes and accumulation steps together."""
     accumulation: int = 1
     """Split each step into this many micro-batches; the coupling pairs within each."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW, or the one of bitsandbytes whose state takes 8 bits, where that is installed."""
     learning_rate: float = 1e-3
-    """Peak learning rate of Adam, constant after the warm-up."""
+    """Peak learning rate, constant after the warm-up."""
     warmup: int = 100
     """Steps of linear warm-up."""
     weight_decay: float = 0.0
@@ -183,8 +190,8 @@ class OptimiserFields(Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(OptimiserFields, NetworkFields, PairingFields, DataFields):
-    """What is trained on what, and how: all that two runs to be compared may have in common."""
+class Recipe(OptimiserFields, PairingFields, DataFields):
+    """What is trained on what, and how: all that two runs to be compared may have in common, but for the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,8 +199,11 @@ class Recipe(OptimiserFields, NetworkFields, PairingFields, DataFields):
             choices = typing.get_args(hint)
             if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
                 require(False, name, f"one of {', '.join(map(str, choices))}", getattr(self, name))
-        if self.across_classes and not self.conditional:
-            raise InputError("--across-classes needs --conditional, got it without: there are no classes to cross.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe(NetworkFields, Recipe):
+    """A recipe that trains one of this package's networks on pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)

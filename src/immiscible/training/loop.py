@@ -10,27 +10,26 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from immiscible.couplings.base import Coupling
-from immiscible.data import Images
-from immiscible.data.augment import augment
 from immiscible.errors import InputError, ToldError
+from immiscible.training.average import Average, load_weights, trained_weights
 from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint, set_aside
 from immiscible.training.config import RunConfig
 from immiscible.training.events import Bar, Metrics, say
 from immiscible.training.interrupts import Interrupted, StopRequest
+from immiscible.training.optimizer import make_optimizer
 from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.randomness import derive, generator
+from immiscible.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,14 @@ class Batch:
     Attributes:
         x: The data, scaled, with shape (B, C, H, W).
         noise: The noise that was paired with it, with the same shape.
-        labels: The class of each, with shape (B,), or None for an unconditional network.
+        condition: What the network is conditioned on, such as the class of each with shape (B,), or None.
         step: The step, counted from 0.
-        generator: The source of times and dropped labels, on the device of ``x``.
+        generator: The source of times and dropped conditions, on the device of ``x``.
     """
 
     x: Tensor
     noise: Tensor
-    labels: Tensor | None
+    condition: Tensor | None
     step: int
     generator: torch.Generator
 
@@ -58,11 +57,6 @@ class Task(Protocol):
     @property
     def network(self) -> nn.Module:
         """What is trained."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """The number of classes that the network is conditioned on, 0 for none."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -106,24 +100,21 @@ class Loop:
     Arguments:
         config: What to train.
         task: The network, its loss and its samples.
-        data: The data.
+        source: The data.
         coupling: Which noise goes with which image.
         accelerator: Where to train.
     """
 
     def __init__(
-        self, config: RunConfig, task: Task, data: Images, coupling: Coupling, accelerator: Accelerator
+        self, config: RunConfig, task: Task, source: Source, coupling: Coupling, accelerator: Accelerator
     ) -> None:
-        self.config, self.task, self.data, self.accelerator = config, task, data, accelerator
+        self.config, self.task, self.source, self.accelerator = config, task, source, accelerator
         self.device = accelerator.device
         self.directory = config.out / "checkpoints"
-        fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(
-            task.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused
-        )
+        optimizer = make_optimizer(config, task.network, self.device)
         self.network, self.optimizer = accelerator.prepare(task.network, optimizer)
-        self.ema = AveragedModel(self._bare_network(), multi_avg_fn=_warm_average(config.ema), use_buffers=True)
-        self.order = DataOrder(len(data), config.batch_size, config.seed)
+        self.average = Average(self._bare_network(), config.ema)
+        self.order = DataOrder(len(source), config.batch_size, config.seed)
         self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
         self.pairing = Pairing(coupling, config.seed, self.pairing_watch, config.coupling_start, config.coupling_stop)
         self.step = 0
@@ -179,27 +170,19 @@ class Loop:
             group["lr"] = self._learning_rate()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update_parameters(self._bare_network())
+        self.average.update()
         self.step += 1
         self.loss_count += 1
 
     def _backward(self, indices: Tensor, position: tuple[int, int, int]) -> None:
         """Adds the gradient of one micro-batch."""
         config = self.config
-        x, labels = self.data.batch(indices)
-        x = augment(
-            x.to(self.device),
-            flip=config.flip,
-            shift=config.shift,
-            generator=generator(self.device, config.seed, "augment", *position),
-        )
-        x = x if config.data_scale == 1 else x * config.data_scale
-        # An unconditional network must not be given noise that was paired by class.
-        labels = labels.to(self.device) if labels is not None and self.task.classes else None
-        noise = self.pairing.noise(x, None if config.across_classes else labels, *position)
+        drawn = self.source.draw(indices, position)
+        noise = self.pairing.noise(drawn.x, drawn.groups, *position)
         draws = generator(self.device, config.seed, "time", *position)
         with self.accelerator.autocast():
-            loss = self.task.loss(self.network, Batch(x, noise, labels, self.step, draws)) / config.accumulation
+            batch = Batch(drawn.x, noise, drawn.condition, self.step, draws)
+            loss = self.task.loss(self.network, batch) / config.accumulation
         self.accelerator.backward(loss)
         self.loss_sum += loss.detach()
 
@@ -250,14 +233,12 @@ class Loop:
         """Writes a checkpoint, unless what would be written is not finite."""
         if self.loss_count:
             self._mean_loss()
-        network = self._bare_network()
-        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+        weights = trained_weights(self._bare_network())
+        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             raise self._not_finite("a weight is not finite")
         if self.accelerator.is_main_process:
             loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
-            state = Checkpoint(
-                self.step, network.state_dict(), self.ema.module.state_dict(), self.optimizer.state_dict(), loop
-            )
+            state = Checkpoint(self.step, weights, self.average.weights(), self.optimizer.state_dict(), loop)
             save_checkpoint(self.directory, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -270,7 +251,8 @@ class Loop:
 
     def _preview(self) -> None:
         if self.accelerator.is_main_process:
-            images = self.task.preview(self.ema.module)
+            with self.average.applied():
+                images = self.task.preview(self._bare_network())
             write_grid(self.config.out / "samples" / f"step-{self.step}.png", images)
 
     def _resume(self) -> None:
@@ -291,9 +273,8 @@ class Loop:
             set_aside(path)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        self._bare_network().load_state_dict(checkpoint.model)
-        self.ema.module.load_state_dict(checkpoint.ema)
-        self.ema.n_averaged.fill_(checkpoint.step)
+        load_weights(self._bare_network(), dict(checkpoint.model))
+        self.average.restore(dict(checkpoint.ema), checkpoint.step)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.loss_sum.fill_(checkpoint.loop["loss_sum"])
         self.loss_count = checkpoint.loop["loss_count"]
@@ -301,13 +282,3 @@ class Loop:
 
     def _bare_network(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.network)
-
-
-def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
-    """A moving average whose decay grows to its final value, so that short runs forget their initial weights."""
-
-    def update(averages: PARAM_LIST, values: PARAM_LIST, updates: Tensor | int) -> None:
-        count = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, updates)
-
-    return update

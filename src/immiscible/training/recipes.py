@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import Recipe, RunConfig, require
+from immiscible.training.config import ImageRecipe, Recipe, RunConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowRecipe(Recipe):
+class FlowRecipe(ImageRecipe):
     """Flow matching: the network learns the velocity from noise to data along straight paths."""
 
     task: ClassVar[str] = "flow"
@@ -19,7 +19,7 @@ class FlowRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIMRecipe(Recipe):
+class DDIMRecipe(ImageRecipe):
     """Diffusion: the network learns to tell noise from data, sampled with DDIM or DDPM."""
 
     task: ClassVar[str] = "ddim"
@@ -50,7 +50,7 @@ class DDIMRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyRecipe(Recipe):
+class ConsistencyRecipe(ImageRecipe):
     """Consistency training: the network maps each noise level straight to the data."""
 
     task: ClassVar[str] = "consistency"
@@ -104,6 +104,7 @@ class ConsistencyConfig(ConsistencyRecipe, RunConfig):
     """A run of consistency training."""
 
 
-TaskConfig = FlowConfig | DDIMConfig | ConsistencyConfig
+ImageConfig = FlowConfig | DDIMConfig | ConsistencyConfig
+TaskConfig = ImageConfig
 RECIPES: dict[str, type[Recipe]] = {recipe.task: recipe for recipe in (FlowRecipe, DDIMRecipe, ConsistencyRecipe)}
 CONFIGS: dict[str, type[TaskConfig]] = {config.task: config for config in (FlowConfig, DDIMConfig, ConsistencyConfig)}

@@ -1,0 +1,75 @@
+"""The moving average of the weights that are trained, which samples are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+
+
+def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by name: all of a network, or what was added to a frozen one."""
+    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Gives a network its trained weights.
+
+    Raises:
+        RuntimeError: If they are not those of this network.
+    """
+    # Where they are all that is trained, what is frozen may be missing among them.
+    network.load_state_dict(weights, strict=weights.keys() != trained_weights(network).keys())
+
+
+class Average:
+    """The moving average of a network's trained weights; weights that are frozen are neither copied nor averaged.
+
+    Arguments:
+        network: The network.
+        decay: The decay per step that the average grows to, so that short runs forget their initial weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._live = trained_weights(network)
+        self._listed = nn.ParameterList(self._live.values())
+        self._averaged = AveragedModel(self._listed, multi_avg_fn=_warm_average(decay))
+
+    def update(self) -> None:
+        """Takes in the weights as they are now."""
+        self._averaged.update_parameters(self._listed)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averages by the names of the weights."""
+        return dict(zip(self._live, (weight.detach() for weight in self._averaged.module.parameters()), strict=True))
+
+    def restore(self, weights: dict[str, Tensor], updates: int) -> None:
+        """Goes on from averages after so many updates."""
+        for name, average in self.weights().items():
+            average.copy_(weights[name])
+        self._averaged.n_averaged.fill_(updates)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """A context in which the network has the averages for weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for weight, average in zip(self._live.values(), self._averaged.module.parameters(), strict=True):
+            weight.data, average.data = average.data, weight.data
+
+
+def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
+    """A moving average whose decay grows to its final value."""
+
+    def update(averages: PARAM_LIST, values: PARAM_LIST, updates: Tensor | int) -> None:
+        count = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, updates)
+
+    return update

@@ -1,0 +1,36 @@
+"""The optimiser that a configuration asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from immiscible.errors import InputError
+from immiscible.training.average import trained_weights
+from immiscible.training.config import RunConfig
+
+
+def make_optimizer(config: RunConfig, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over the weights that are trained, in 32 bits or, where bitsandbytes is installed, with a state of 8.
+
+    Raises:
+        InputError: If bitsandbytes is asked for and missing.
+    """
+    weights = list(trained_weights(network).values())
+    if config.optimizer == "adamw8bit":
+        return _eight_bit()(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
+def _eight_bit() -> Callable[..., torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise InputError(
+            "--optimizer adamw8bit needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or leave "
+            "the flag out."
+        ) from error
+    return AdamW8bit

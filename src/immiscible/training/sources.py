@@ -1,0 +1,114 @@
+"""What a run is trained on, as the loop sees it: batches as they are diffused, drawn by their indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from immiscible.data import Images
+from immiscible.data.augment import augment
+from immiscible.training.config import RunConfig
+from immiscible.training.randomness import generator
+
+Position = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    r"""The data of a micro-batch.
+
+    Attributes:
+        x: The data as they are diffused, ``float32`` with shape (B, \*).
+        condition: What the network is conditioned on, with B rows, or None.
+        groups: The group of each, with shape (B,), that the coupling must keep noise within, or None.
+    """
+
+    x: Tensor
+    condition: Tensor | None = None
+    groups: Tensor | None = None
+
+
+class Source(Protocol):
+    """Where the data of a run come from."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, indices: Tensor, position: Position) -> Drawn:
+        """The data with some indices, on the device.
+
+        Arguments:
+            indices: Which ones, with shape (B,).
+            position: The step, the micro-batch and the rank that all randomness is derived from.
+        """
+        ...
+
+
+class Points(Protocol):
+    """Data as they are diffused, up to a factor, without augmentation: what rankings and drifts are measured on."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of one."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some of them with shape (B, C, H, W), and their groups with shape (B,), or none."""
+        ...
+
+    def mean(self) -> Tensor:
+        """Their mean, with shape (C, H, W)."""
+        ...
+
+
+class PointSource(Source, Protocol):
+    """A source that also gives what rankings and drifts are measured on."""
+
+    def points(self) -> Points:
+        """The data, or enough of them, on the CPU."""
+        ...
+
+
+def augmented(x: Tensor, config: RunConfig, position: Position) -> Tensor:
+    """Images, changed at random as a configuration says."""
+    draws = generator(x.device, config.seed, "augment", *position)
+    return augment(x, flip=config.flip, shift=config.shift, generator=draws)
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Images, scaled, with their classes where the network is conditioned on them.
+
+    Arguments:
+        images: The images.
+        config: How they are augmented and scaled.
+        device: Where to put them.
+        conditional: Whether the network is conditioned on their classes.
+        grouped: Whether the coupling keeps noise within classes.
+    """
+
+    images: Images
+    config: RunConfig
+    device: torch.device
+    conditional: bool = False
+    grouped: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def draw(self, indices: Tensor, position: Position) -> Drawn:
+        """Some images, see :class:`Source`."""
+        x, labels = self.images.batch(indices)
+        x = augmented(x.to(self.device), self.config, position)
+        x = x if self.config.data_scale == 1 else x * self.config.data_scale
+        labels = labels.to(self.device) if labels is not None else None
+        # An unconditional network must not be given noise that was paired by class.
+        return Drawn(x, labels if self.conditional else None, labels if self.grouped else None)
+
+    def points(self) -> Points:
+        """The images without their scale."""
+        return self.images
