@@ -36,6 +36,11 @@ COMMANDS = {
         "immiscible.cli.arguments:TrainConsistency",
         "immiscible.cli.train:train",
     ),
+    ("train", "stable-diffusion"): Command(
+        "Train or fine-tune Stable Diffusion, or a LoRA for it, with paired noise.",
+        "immiscible.cli.arguments:TrainStableDiffusion",
+        "immiscible.cli.train:train",
+    ),
     ("compare", "flow"): Command(
         "Train several couplings of flow matching side by side and report what they change.",
         "immiscible.cli.arguments:CompareFlowCommand",
@@ -50,6 +55,16 @@ COMMANDS = {
         "The same for consistency training.",
         "immiscible.cli.arguments:CompareConsistencyCommand",
         "immiscible.cli.compare:compare",
+    ),
+    ("compare", "stable-diffusion"): Command(
+        "The same for Stable Diffusion.",
+        "immiscible.cli.arguments:CompareStableDiffusionCommand",
+        "immiscible.cli.compare:compare",
+    ),
+    ("make-tiny-sd",): Command(
+        "Make a tiny pipeline of Stable Diffusion's classes, with a VAE trained on some data.",
+        "immiscible.cli.arguments:MakeTiny",
+        "immiscible.cli.tiny:make_tiny",
     ),
     ("sample",): Command(
         "Draw images from a trained run.", "immiscible.cli.arguments:Sample", "immiscible.cli.sample:sample"

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from immiscible.comparison.config import Compare, CompareConsistency, CompareDDIM, CompareFlow
+from immiscible.comparison.config import Compare, CompareConsistency, CompareDDIM, CompareFlow, CompareStableDiffusion
 from immiscible.errors import InputError
-from immiscible.training.recipes import ConsistencyConfig, DDIMConfig, FlowConfig
+from immiscible.training.recipes import ConsistencyConfig, DDIMConfig, FlowConfig, StableDiffusionConfig, TinyPipeline
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -56,6 +56,11 @@ class TrainConsistency(ConsistencyConfig, TrainFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainStableDiffusion(StableDiffusionConfig, TrainFlags):
+    """Flags of ``immiscible train stable-diffusion``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareFlowCommand(CompareFlow, Preset, Printed):
     """Flags of ``immiscible compare flow``."""
 
@@ -77,6 +82,21 @@ class CompareConsistencyCommand(CompareConsistency, Preset, Printed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareStableDiffusionCommand(CompareStableDiffusion, Preset, Printed):
+    """Flags of ``immiscible compare stable-diffusion``."""
+
+    comparison: ClassVar[type[Compare]] = CompareStableDiffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeTiny(TinyPipeline, Printed):
+    """Flags of ``immiscible make-tiny-sd``."""
+
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A new directory for the pipeline."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FromRun(Printed):
     """Of commands that sample from a trained run."""
 
@@ -90,8 +110,9 @@ class FromRun(Printed):
     """Share of fresh noise of the sampler ddim, in [0, 1]."""
     noise_scale: float = 1.0
     """Standard deviation of the noise that samples start from; other than 1 it is a control."""
-    guidance: float = 1.0
-    """Weight of classifier-free guidance; 1 is none. For class-conditional runs."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance; 1 is none. For conditional runs; none unless given, but for Stable Diffusion
+    what it was trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to sample."""
 

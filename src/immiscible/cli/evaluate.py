@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from immiscible.cli.arguments import Evaluate
-from immiscible.cli.opening import open_run, samplers_for
+from immiscible.cli.opening import guidance_of, open_run, samplers_for
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
@@ -25,7 +25,12 @@ def evaluate(arguments: Evaluate) -> None:
     reference = Reference(features_for(data, arguments.features), data)
     samples = sample_count(arguments.num, data)
     rows = evaluate_run(
-        run, reference, samplers, samples=samples, guidance=arguments.guidance, noise_scale=arguments.noise_scale
+        run,
+        reference,
+        samplers,
+        samples=samples,
+        guidance=guidance_of(arguments, run),
+        noise_scale=arguments.noise_scale,
     )
     print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
 

@@ -18,9 +18,14 @@ def open_run(arguments: FromRun) -> runs.Run:
     if not 0 < arguments.noise_scale < math.inf:
         raise InputError(f"--noise-scale must be positive and finite, got {arguments.noise_scale}.")
     run = runs.load_run(arguments.run, step=arguments.step, device=device_named(arguments.device))
-    if arguments.guidance != 1 and not run.classes:
+    if arguments.guidance not in (None, 1) and not run.conditional:
         raise InputError(f"--guidance needs a class-conditional run, got {arguments.run}: train with --conditional.")
     return run
+
+
+def guidance_of(arguments: FromRun, run: runs.Run) -> float:
+    """The weight of guidance that the flags ask for, or else the run's own."""
+    return run.guidance if arguments.guidance is None else arguments.guidance
 
 
 def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[AnySampler]:

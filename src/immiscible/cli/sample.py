@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from immiscible.cli.arguments import Sample
-from immiscible.cli.opening import open_run, samplers_for
+from immiscible.cli.opening import guidance_of, open_run, samplers_for
 from immiscible.errors import InputError
 from immiscible.tasks import runs
 from immiscible.training.files import write_bytes
@@ -29,7 +29,7 @@ def sample(arguments: Sample) -> None:
     if arguments.classes:
         labels = _classes(arguments.classes, run, len(start)).to(start.noise.device)
         start = dataclasses.replace(start, labels=labels)
-    drawn = run.sample(start, samplers[0], arguments.guidance)
+    drawn = run.sample(start, samplers[0], guidance_of(arguments, run))
     _write_images(arguments.out, drawn.images.cpu(), start.labels)
     result = {"out": str(arguments.out), "images": len(start), "calls": drawn.nfe, "step": run.step}
     if arguments.json:

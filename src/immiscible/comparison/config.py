@@ -8,7 +8,7 @@ from typing import Literal
 
 from immiscible.errors import InputError
 from immiscible.training.config import Recipe, require
-from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
+from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe, StableDiffusionRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,4 +94,19 @@ class CompareConsistency(ConsistencyRecipe, CompareFields):
     """Sampling method."""
 
 
-Compare = CompareFlow | CompareDDIM | CompareConsistency
+@dataclass(frozen=True, kw_only=True)
+class CompareStableDiffusion(StableDiffusionRecipe, CompareFields):
+    """A comparison of couplings in Stable Diffusion."""
+
+    out: Path = Path("runs/compare-stable-diffusion")
+    """Directory of the comparison."""
+    couplings: str = "independent,knn:64,knn:8,assignment"
+    """Couplings to compare, separated by commas; independent is the baseline. Each may change settings in brackets:
+    knn:64[cost-space=raw], independent[noise-scale=0.97]."""
+    nfe: str = StableDiffusionRecipe.nfes
+    """Sampling steps to score at, separated by commas."""
+    sampler: Literal["auto", "ddim", "pndm", "dpm++", "euler"] = "auto"
+    """Scheduler of the samples; auto is ddim."""
+
+
+Compare = CompareFlow | CompareDDIM | CompareConsistency | CompareStableDiffusion

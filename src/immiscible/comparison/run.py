@@ -23,7 +23,7 @@ from immiscible.training.command import command_line
 from immiscible.training.events import say
 from immiscible.training.files import write_json
 from immiscible.training.pictures import write_grid
-from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
+from immiscible.training.recipes import CONFIGS, RECIPES, StableDiffusionRecipe, TaskConfig
 
 GRID = 36
 
@@ -64,6 +64,8 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
     """The configuration of one run of a comparison."""
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(RECIPES[config.task])}
     every = -(-config.steps // config.evaluations)
+    # What is compared is sampled from its checkpoints.
+    extra: dict[str, Any] = {"pipeline": False} if isinstance(config, StableDiffusionRecipe) else {}
     return CONFIGS[config.task](
         **shared | variant.settings,
         out=config.out / "runs" / f"{variant.slug}-seed{seed}",
@@ -73,6 +75,7 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
         keep_checkpoints=0,
         sample_every=config.steps,
         tensorboard=False,
+        **extra,
     )
 
 
@@ -84,7 +87,9 @@ def _score(
     rows = []
     for step in steps:
         run = load_run(path, step=step)
-        rows += evaluate_run(run, reference, samplers, samples=samples, noise_scale=variant.noise_scale)
+        rows += evaluate_run(
+            run, reference, samplers, samples=samples, guidance=run.guidance, noise_scale=variant.noise_scale
+        )
     return rows
 
 
@@ -96,7 +101,7 @@ def _draw_samples(config: Compare, variant: Variant, samplers: Sequence[AnySampl
     pictures = {}
     for sampler in samplers:
         pictures[str(sampler)] = name = f"samples/{variant.slug}{scaled}-nfe-{sampler}.png"
-        write_grid(config.out / name, run.sample(start, sampler).images)
+        write_grid(config.out / name, run.sample(start, sampler, run.guidance).images)
     return pictures
 
 

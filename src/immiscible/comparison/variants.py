@@ -18,7 +18,7 @@ from immiscible.training.config import DataFields, Recipe
 
 NOISE_SCALE = "noise_scale"
 # Changed in one run alone, these would make it one of another comparison.
-SHARED = {item.name for item in dataclasses.fields(DataFields)} - {"data_scale", "schedule_shift"} | {"steps", "device"}
+SHARED = {item.name for item in dataclasses.fields(DataFields)} | {"flip", "shift", "steps", "device", "model"}
 
 
 @dataclass(frozen=True)

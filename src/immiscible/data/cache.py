@@ -47,10 +47,10 @@ class Description:
 Describe = Callable[[list[int]], Description]
 
 
-def root() -> Path:
-    """Where caches are kept."""
+def root(kind: str = "images") -> Path:
+    """Where caches of a kind are kept."""
     chosen = os.environ.get("IMMISCIBLE_CACHE")
-    return Path(os.path.expanduser(chosen or "~/.cache/immiscible")) / "images"
+    return Path(os.path.expanduser(chosen or "~/.cache/immiscible")) / kind
 
 
 def key_of(parts: Iterable[str]) -> str:
@@ -169,11 +169,15 @@ def _mapped(path: Path, count: int) -> Tensor:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Waits until no other process is in here; the system lets go of a killed one's lock."""
+def alone(lock: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Waits until no other process is in here, or else gives False; the system lets go of a killed one's lock."""
     # Some systems do not have it, and only what is larger than memory needs it.
     import fcntl
 
     with lock.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

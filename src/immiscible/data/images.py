@@ -6,6 +6,7 @@ to ``float32`` in :math:`[-1, 1]`: a byte ``v`` becomes ``v / 127.5 - 1``.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ class Images:
         if x.dtype == torch.uint8:
             x = x.to(torch.float32).div_(127.5).sub_(1)
         return x, None if self.labels is None else self.labels[index]
+
+    def in_colour(self) -> Images:
+        """The same images with three channels; grey ones share the memory of one."""
+        if self.shape[0] == 3:
+            return self
+        return dataclasses.replace(self, pixels=self.pixels.expand(-1, 3, -1, -1), digest="")
 
     def fingerprint(self) -> str:
         """The SHA-256 of pixels, labels and captions in hexadecimal: the same data has the same one, however called."""

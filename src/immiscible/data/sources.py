@@ -13,8 +13,8 @@ from immiscible.errors import InputError
 
 DIGITS, EMOJI = "digits", "emoji"
 ALLOWED = (
-    "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of CIFAR-10, "
-    "or a folder of PNG/JPEG images"
+    "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of "
+    "CIFAR-10, or a folder of PNG/JPEG images"
 )
 
 

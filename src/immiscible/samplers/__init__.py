@@ -7,6 +7,7 @@ from immiscible.samplers.base import Sampler, Samples, Start
 from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
+from immiscible.samplers.pipeline import PipelineSampler
 from immiscible.samplers.spelling import METHODS, AnySampler, parse_samplers
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "AnySampler",
     "DiffusionSampler",
     "Multistep",
+    "PipelineSampler",
     "Sampler",
     "Samples",
     "Solver",

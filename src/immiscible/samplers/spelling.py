@@ -8,20 +8,26 @@ from immiscible.errors import InputError
 from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
+from immiscible.samplers.pipeline import PipelineSampler, Scheduler
 
-AnySampler = Solver | DiffusionSampler | Multistep
+AnySampler = Solver | DiffusionSampler | Multistep | PipelineSampler
 # The methods of each task, the first of which is meant by "auto".
-METHODS = {"flow": ("euler", "heun"), "ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
+METHODS = {
+    "flow": ("euler", "heun"),
+    "ddim": ("ddim", "ddpm"),
+    "consistency": ("multistep",),
+    "stable-diffusion": ("ddim", "pndm", "dpm++", "euler"),
+}
 
 
 def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) -> list[AnySampler]:
     """Reads a list such as ``2,5,10,50,adaptive``.
 
     Arguments:
-        task: The task, ``flow``, ``ddim`` or ``consistency``.
+        task: The task: ``flow``, ``ddim``, ``consistency`` or ``stable-diffusion``.
         nfe: Numbers of network calls, separated by commas; for flows also ``adaptive``.
         method: One of the task's methods, or ``auto`` for its first.
-        eta: The share of fresh noise, for ``ddim``.
+        eta: The share of fresh noise of ``ddim``, for the task ``ddim``.
 
     Raises:
         InputError: If the method is not one of the task's, or a number is out of range.
@@ -29,7 +35,7 @@ def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) 
     method = METHODS[task][0] if method == "auto" else method
     if method not in METHODS[task]:
         raise InputError(f"--sampler must be one of {', '.join(METHODS[task])} for {task}, got {method}.")
-    if eta and method != "ddim":
+    if eta and (task, method) != ("ddim", "ddim"):
         raise InputError(f"--eta needs the sampler ddim, got {eta:g} with {method}.")
     samplers = [_sampler(task, word.strip(), method, eta) for word in nfe.split(",")]
     if len({str(sampler) for sampler in samplers}) < len(samplers):
@@ -48,5 +54,7 @@ def _sampler(task: str, word: str, method: str, eta: float) -> AnySampler:
             return Solver(cast(Literal["euler", "heun"], method), int(word))
         case "ddim":
             return DiffusionSampler(cast(Literal["ddim", "ddpm"], method), int(word), eta)
-        case _:
+        case "consistency":
             return Multistep(int(word))
+        case _:
+            return PipelineSampler(cast(Scheduler, method), int(word))

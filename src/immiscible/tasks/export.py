@@ -19,6 +19,7 @@ from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
 from immiscible.tasks.ddim import DiffusionTask
 from immiscible.tasks.runs import Run
 from immiscible.training.events import say
+from immiscible.training.recipes import StableDiffusionConfig
 
 METHODS = {"ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
 
@@ -58,7 +59,7 @@ def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[
 
 def _check_expressible(run: Run) -> None:
     config = run.config
-    if config.task not in METHODS:
+    if config.task not in METHODS or isinstance(config, StableDiffusionConfig):
         raise InputError(
             f"export needs a run of {' or '.join(METHODS)}, got {config.task}: diffusers has no unconditional pipeline "
             "for flows; use `immiscible sample`."

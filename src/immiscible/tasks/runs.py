@@ -25,13 +25,14 @@ from immiscible.samplers.base import Start
 from immiscible.tasks.common import PublishedTask, Shape
 from immiscible.tasks.published import BUILDERS, TITLES, facts_of, known_facts, load_data
 from immiscible.tasks.ranking import fit_cost_space
+from immiscible.tasks.stable_diffusion.components import fingerprint, locate
 from immiscible.training.average import load_weights, trained_weights
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
 from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.loop import Loop, make_accelerator
-from immiscible.training.recipes import CONFIGS, TaskConfig
+from immiscible.training.recipes import CONFIGS, ImageConfig, StableDiffusionConfig, TaskConfig
 from immiscible.training.rundir import PROMPTS, SUMMARY, check_run, open_run, read_config
 from immiscible.training.sources import Points
 
@@ -114,7 +115,7 @@ def _write_prompts(out: Path, prompts: Sequence[str]) -> None:
 
 def _read_prompts(out: Path) -> tuple[str, ...]:
     path = out / PROMPTS
-    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.exists() else ()
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
 
 
 def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostSpace, per_pairing: int) -> Drift:
@@ -131,7 +132,10 @@ def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostS
 
 def _identity(config: TaskConfig, data: Images) -> dict[str, Any]:
     """What tells a run from others, apart from its configuration."""
-    return {
+    model = (
+        {"model_fingerprint": fingerprint(locate(config.model))} if isinstance(config, StableDiffusionConfig) else {}
+    )
+    return model | {
         "task": config.task,
         "version": __version__,
         "data_fingerprint": data.fingerprint(),
@@ -147,10 +151,23 @@ def _announcement(config: TaskConfig, task: PublishedTask, data: Images, per_pai
         f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
         f"{_parameters(task):,} trained parameters, coupling {config.coupling}, {per_pairing} paired at once"
     ]
-    return lines + (_on_classes(config, task, per_pairing) if "assignment" in config.coupling else [])
+    if "assignment" not in config.coupling:
+        return lines
+    return lines + (
+        _on_captions(task) if isinstance(config, StableDiffusionConfig) else _on_classes(config, task, per_pairing)
+    )
 
 
-def _on_classes(config: TaskConfig, task: PublishedTask, per_pairing: int) -> list[str]:
+def _on_captions(task: PublishedTask) -> list[str]:
+    if task.grouped:
+        return ["the assignment works within classes, so that the noise of each class keeps its law."]
+    return [
+        "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
+        "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
+    ]
+
+
+def _on_classes(config: ImageConfig, task: PublishedTask, per_pairing: int) -> list[str]:
     """What conditions do to an assignment."""
     if not task.classes:
         return []
@@ -170,6 +187,8 @@ def _on_classes(config: TaskConfig, task: PublishedTask, per_pairing: int) -> li
 
 
 def _network_name(config: TaskConfig) -> str:
+    if isinstance(config, StableDiffusionConfig):
+        return f"{config.model}, {config.mode},"
     return config.network
 
 
@@ -226,6 +245,16 @@ class Run:
     def classes(self) -> int:
         """The number of classes, 0 for an unconditional run."""
         return self.task.classes
+
+    @property
+    def guidance(self) -> float:
+        """The weight of guidance that the run's samples are drawn with, unless told otherwise."""
+        return self.config.guidance if isinstance(self.config, StableDiffusionConfig) else 1.0
+
+    @property
+    def conditional(self) -> bool:
+        """Whether samples can be guided."""
+        return self.classes > 0 or isinstance(self.config, StableDiffusionConfig)
 
     def data(self) -> Images:
         """The data that the run was trained on.

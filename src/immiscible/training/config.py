@@ -17,7 +17,7 @@ from typing import Any, Literal
 from immiscible.errors import InputError
 
 # What may differ when a run is resumed: where it lies, what it runs on, and what it prints.
-# The data counts by its fingerprint, not by its spelling.
+# Data and models count by their fingerprints, not by their spelling.
 OPERATIONAL = (
     "data",
     "split",
@@ -25,6 +25,10 @@ OPERATIONAL = (
     "label_column",
     "caption_column",
     "skip_corrupt",
+    "model",
+    "gradient_checkpointing",
+    "guidance",
+    "pipeline",
     "device",
     "log_every",
     "sample_every",
@@ -61,6 +65,16 @@ class DataFields(Fields):
     """Leave out images that cannot be read, instead of stopping."""
     image_size: int | None = None
     """Resize and crop the images to squares of this many pixels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFields(Fields):
+    """What is done to the data before noise is added."""
+
     flip: bool = False
     """Mirror each image with chance 1/2."""
     shift: int = 0
@@ -72,7 +86,6 @@ class DataFields(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
         require(self.shift >= 0, "shift", "zero or more", self.shift)
         for name in ("data_scale", "schedule_shift"):
             value = getattr(self, name)
@@ -190,7 +203,7 @@ class OptimiserFields(Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(OptimiserFields, PairingFields, DataFields):
+class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
     """What is trained on what, and how: all that two runs to be compared may have in common, but for the network."""
 
     def __post_init__(self) -> None:

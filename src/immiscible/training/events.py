@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from immiscible.training.files import write_text
 
+T = TypeVar("T")
 # Diagnostics and progress go to stderr, results to stdout.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -96,3 +98,8 @@ class Bar:
     def show(self, loss: float, rate: float) -> None:
         """Shows the latest loss and the steps per second."""
         self._progress.update(self._task, loss=f"loss {loss:.4f}", rate=f"{rate:.1f} steps/s")
+
+
+def tracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """The same items, with a progress bar on terminals."""
+    return track(items, description, total=total, console=console, disable=not console.is_terminal)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import ImageRecipe, Recipe, RunConfig, require
+from immiscible.training.config import DataFields, ImageRecipe, Recipe, RunConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,99 @@ class ConsistencyRecipe(ImageRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StableDiffusionRecipe(Recipe):
+    """Stable Diffusion: the U-Net of a text-to-image pipeline learns on the latents of captioned images."""
+
+    task: ClassVar[str] = "stable-diffusion"
+    # Numbers of sampling steps to score at.
+    nfes: ClassVar[str] = "5,20,50"
+
+    model: str
+    """A pipeline of diffusers: its folder, or its name on the Hugging Face hub."""
+    mode: Literal["finetune", "scratch", "lora"] = "finetune"
+    """finetune goes on from the model's U-Net; scratch gives it new weights; lora adds low-rank weights to it."""
+    data: str = "emoji"
+    """The data, with captions: emoji, hf:NAME, a folder with metadata.jsonl or .txt files, or anything with class names
+    (fashion-mnist, cifar10, a folder of folders)."""
+    caption_template: str = "{}"
+    """The caption of an image where there are only class names, with {} for the name."""
+    caption_dropout: float = 0.1
+    """Share of captions replaced by the empty one in training, for guidance."""
+    prediction: Literal["auto", "eps", "v"] = "auto"
+    """What the network predicts: as the model's scheduler says, the noise, or the velocity."""
+    min_snr: float = 0.0
+    """Gamma of min-SNR weighting, usually 5; 0 for none."""
+    noise_offset: float = 0.0
+    """Standard deviation of noise that is the same at all places of a channel, added to the paired noise."""
+    input_perturbation: float = 0.0
+    """Standard deviation of noise added to the input alone, usually 0.1; the target stays the paired noise."""
+    cache_latents: bool = False
+    """Encode all images once, and keep the latents on disk; else each is encoded when it is drawn."""
+    within_classes: bool = False
+    """Let the assignment move noise only between images of the same class. Needs data with classes."""
+    guidance: float = 7.5
+    """Weight of classifier-free guidance in samples."""
+    lora_rank: int = 16
+    """Rank of the weights that --mode lora adds."""
+    lora_alpha: float = 0.0
+    """Scale of these weights times their rank; 0 for the rank."""
+    lora_targets: str = "to_q,to_k,to_v,to_out.0"
+    """Which layers they are added to, by the ends of their names."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass, which saves memory and takes longer."""
+    batch_size: int = 64
+    """Images per optimiser step, over all processes and accumulation steps together."""
+    learning_rate: float = 1e-4
+    """Peak learning rate, constant after the warm-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("min_snr", "noise_offset", "input_perturbation", "lora_alpha", "guidance"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, "zero or more, and finite", value)
+        require(0 <= self.caption_dropout <= 1, "caption_dropout", "in [0, 1]", self.caption_dropout)
+        require(self.lora_rank > 0, "lora_rank", "positive", self.lora_rank)
+        require("{}" in self.caption_template, "caption_template", "text with {} in it", repr(self.caption_template))
+        require(self.model != "", "model", "a folder or a name on the hub", "nothing")
+        if self.cache_latents and self.shift:
+            raise InputError(
+                f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped anew each time."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyPipeline(DataFields):
+    """A pipeline of the classes of Stable Diffusion at a size that a CPU trains."""
+
+    out: Path
+    """A new directory for the pipeline."""
+    data: str = "emoji"
+    """The data that the VAE learns and the tokenizer reads: see train stable-diffusion."""
+    caption_template: str = "{}"
+    """The caption of an image where there are only class names, with {} for the name."""
+    image_size: int | None = 32
+    """Side of the images in pixels, a multiple of 16. Latents are a quarter of it."""
+    steps: int = 1000
+    """Steps that the VAE is trained for."""
+    batch_size: int = 32
+    """Images per step."""
+    vae_width: int = 16
+    """Channels of the VAE's first level, half of the others'; a multiple of 8."""
+    width: int = 32
+    """Channels of the U-Net's first level, half of the second's; a multiple of 8."""
+    seed: int = 0
+    """Seed of all weights and of the training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size"):
+            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("vae_width", "width"):
+            value = getattr(self, name)
+            require(value > 0 and value % 8 == 0, name, "a positive multiple of 8", value)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FlowConfig(FlowRecipe, RunConfig):
     """A run of flow matching."""
 
@@ -104,7 +199,19 @@ class ConsistencyConfig(ConsistencyRecipe, RunConfig):
     """A run of consistency training."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusionConfig(StableDiffusionRecipe, RunConfig):
+    """A run of Stable Diffusion."""
+
+    pipeline: bool = True
+    """Write the trained pipeline to RUN/pipeline, or the LoRA weights to RUN/lora, at the end."""
+
+
 ImageConfig = FlowConfig | DDIMConfig | ConsistencyConfig
-TaskConfig = ImageConfig
-RECIPES: dict[str, type[Recipe]] = {recipe.task: recipe for recipe in (FlowRecipe, DDIMRecipe, ConsistencyRecipe)}
-CONFIGS: dict[str, type[TaskConfig]] = {config.task: config for config in (FlowConfig, DDIMConfig, ConsistencyConfig)}
+TaskConfig = ImageConfig | StableDiffusionConfig
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.task: recipe for recipe in (FlowRecipe, DDIMRecipe, ConsistencyRecipe, StableDiffusionRecipe)
+}
+CONFIGS: dict[str, type[TaskConfig]] = {
+    config.task: config for config in (FlowConfig, DDIMConfig, ConsistencyConfig, StableDiffusionConfig)
+}

@@ -1,0 +1,243 @@
+"""Finds a pipeline in a folder or on the hub, checks that its parts fit together, and loads them.
+
+Weights are read from safetensors only. Everything that can be told from the small configuration files is checked before
+any weight is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from immiscible.errors import InputError
+from immiscible.training.randomness import derive
+from immiscible.training.recipes import StableDiffusionRecipe
+
+# The file that tells each part of a pipeline.
+PARTS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+# What the libraries raise for parts that are damaged or are something else.
+DAMAGE = (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
+TRAINED_FILES = ("*.json", "*.txt", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts of a text-to-image pipeline, in float32 on the CPU.
+
+    Attributes:
+        unet: ``UNet2DConditionModel``.
+        vae: ``AutoencoderKL``.
+        text_encoder: ``CLIPTextModel``.
+        tokenizer: ``CLIPTokenizer``.
+        scheduler: The configuration of the pipeline's scheduler.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: dict[str, Any]
+
+
+def locate(model: str) -> Path:
+    """The folder of a pipeline; one on the hub is fetched first, unless it was before.
+
+    Raises:
+        InputError: If there is none, or the hub cannot be reached.
+    """
+    path = Path(os.path.expanduser(model))
+    if path.is_dir():
+        return path
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise InputError(
+            f"--model must be a folder with a pipeline of diffusers, got {model}: there is no such folder."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
+    unreachable: Any = (*HfHubHTTPError.__bases__, HFValidationError, OSError, ValueError)
+    patterns = ["model_index.json", *(f"{part}/{kind}" for part in PARTS for kind in TRAINED_FILES)]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+    except unreachable as error:
+        raise InputError(
+            f"--model must be a folder, or the name of a pipeline on a hub that can be reached from here, got {model}: "
+            f"{_line(error)}: fetch it where there is a network (`hf download {model}`) and give its folder."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def read_configs(path: Path) -> dict[str, dict[str, Any]]:
+    """The configuration of each part.
+
+    Raises:
+        InputError: If a part is missing or cannot be read.
+    """
+    missing = [f"{part}/{name}" for part, name in PARTS.items() if not (path / part / name).is_file()]
+    if missing:
+        raise InputError(
+            f"--model must hold a pipeline of diffusers with {', '.join(PARTS)}, got {path} without "
+            f"{', '.join(missing)}: save it whole with `save_pretrained`."
+        )
+    try:
+        return {part: json.loads((path / part / name).read_text(encoding="utf-8")) for part, name in PARTS.items()}
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model must hold readable configurations, got {path}: {error}.") from error
+
+
+def check(path: Path) -> dict[str, dict[str, Any]]:
+    """Checks that the parts of a pipeline fit together; returns their configurations.
+
+    Raises:
+        InputError: If a part is missing, or two do not fit.
+    """
+    configs = read_configs(path)
+    unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
+    _agree(path, "the U-Net's input", unet.get("in_channels", 4), "the VAE's latents", vae.get("latent_channels", 4))
+    _agree(path, "the U-Net's output", unet.get("out_channels", 4), "the VAE's latents", vae.get("latent_channels", 4))
+    _agree(path, "the VAE's images", vae.get("in_channels", 3), "RGB", 3)
+    width = unet.get("cross_attention_dim", 1280)
+    if text.get("hidden_size", 512) != width:
+        raise InputError(
+            f"--model must have a U-Net that reads its text encoder, got {path}: the U-Net takes texts of {width} "
+            f"values, the text encoder gives {text.get('hidden_size', 512)}: take both from one pipeline."
+        )
+    return configs
+
+
+def _agree(path: Path, one: str, first: int, other: str, second: int) -> None:
+    if first != second:
+        hint = "; in-painting models with 9 channels cannot be trained here" if first == 9 else ""
+        raise InputError(
+            f"--model must have as many channels in {one} as in {other}, got {first} and {second} in {path}: take "
+            f"parts that belong together{hint}."
+        )
+
+
+def native_size(path: Path) -> int:
+    """The side of the images that a pipeline was made for, in pixels."""
+    configs = read_configs(path)
+    return int(configs["unet"].get("sample_size") or 64) * shrinkage(configs["vae"])
+
+
+def shrinkage(vae: dict[str, Any]) -> int:
+    """How many times smaller latents are than images, by the VAE's configuration."""
+    return 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def fingerprint(path: Path, parts: Iterable[str] = PARTS) -> str:
+    """The SHA-256 of the configurations and weights of some parts."""
+    digest = hashlib.sha256()
+    files = sorted(file for part in parts for kind in TRAINED_FILES for file in (path / part).glob(kind))
+    for file in files:
+        digest.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_components(path: Path) -> Components:
+    """Loads the parts of a pipeline.
+
+    Raises:
+        InputError: If a part is missing or damaged, or two do not fit.
+    """
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    configs = check(path)
+    text_encoder = _load(CLIPTextModel, path, "text_encoder")
+    tokenizer = _load(CLIPTokenizer, path, "tokenizer")
+    _check_tokenizer(path, tokenizer, text_encoder)
+    unet, vae = _load(UNet2DConditionModel, path, "unet"), _load(AutoencoderKL, path, "vae")
+    for part in (unet, vae, text_encoder):
+        part.requires_grad_(False).eval()
+    return Components(unet, vae, text_encoder, tokenizer, configs["scheduler"])
+
+
+def _load(kind: Any, path: Path, part: str) -> Any:
+    safe: dict[str, Any] = {} if part == "tokenizer" else {"use_safetensors": True, "torch_dtype": torch.float32}
+    if part == "text_encoder":
+        safe = {"use_safetensors": True, "dtype": torch.float32}
+    try:
+        return kind.from_pretrained(path, subfolder=part, local_files_only=True, **safe)
+    except DAMAGE as error:
+        raise InputError(
+            f"--model must have a {part} that {kind.__name__} can load, got {path}: {_line(error)}."
+        ) from error
+
+
+def _check_tokenizer(path: Path, tokenizer: Any, text_encoder: Any) -> None:
+    words, known = len(tokenizer), text_encoder.config.vocab_size
+    length, positions = tokenizer.model_max_length, text_encoder.config.max_position_embeddings
+    if words > known:
+        raise InputError(
+            f"--model must have a tokenizer made for its text encoder, got {path}: the tokenizer has {words} tokens, "
+            f"the text encoder knows {known}: take both from one pipeline."
+        )
+    if length > positions:
+        raise InputError(
+            f"--model must have a tokenizer made for its text encoder, got {path}: the tokenizer gives up to {length} "
+            f"tokens, the text encoder takes {positions}: set `model_max_length` in tokenizer_config.json."
+        )
+
+
+def trained_unet(recipe: StableDiffusionRecipe, unet: Any, seed: int) -> nn.Module:
+    """The U-Net as it is trained: with its own weights, with new ones, or frozen with low-rank weights added.
+
+    New weights depend on the seed and the architecture only.
+
+    Raises:
+        InputError: If no layer is of those that low-rank weights are to be added to.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "weights"))
+        if recipe.mode == "scratch":
+            unet = type(unet).from_config(unet.config)
+        elif recipe.mode == "lora":
+            _add_lora(recipe, unet)
+    unet.train()
+    if recipe.mode != "lora":
+        unet.requires_grad_(True)
+    if recipe.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
+
+
+def _add_lora(recipe: StableDiffusionRecipe, unet: Any) -> None:
+    from peft import LoraConfig
+
+    targets = [word.strip() for word in recipe.lora_targets.split(",")]
+    settings = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha or recipe.lora_rank,  # pyright: ignore[reportArgumentType] (it takes any number)
+        init_lora_weights="gaussian",
+        target_modules=targets,
+    )
+    try:
+        unet.add_adapter(settings)
+    except ValueError as error:
+        raise InputError(
+            f"--lora-targets must name layers of the U-Net, such as to_q,to_k,to_v,to_out.0, got {recipe.lora_targets}."
+        ) from error

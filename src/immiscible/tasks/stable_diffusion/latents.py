@@ -1,0 +1,147 @@
+r"""Latents of images: :math:`z = (\mu + \sigma\,\xi)\,f` of the VAE's posterior and its scaling factor, in float32.
+
+This is what the coupling ranks and the noise is added to. The posterior's own randomness :math:`\xi` is drawn anew each
+time an image is, whether its moments come from the encoder or from disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from immiscible.data import Images
+from immiscible.data.images import evenly_spaced
+from immiscible.training.config import RunConfig
+from immiscible.training.randomness import generator
+from immiscible.training.sources import Drawn, Position, augmented
+
+# Images encoded at once when there are many. Fixed, so that the same images give the same latents to the bit.
+CHUNK = 32
+# Rankings and drifts are measured on at most so many latents, evenly spaced.
+POINTS = 2048
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The VAE's encoder, on some device.
+
+    Arguments:
+        vae: ``AutoencoderKL``.
+        device: Where it is.
+    """
+
+    vae: Any
+    device: torch.device
+
+    @torch.no_grad()
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posteriors of RGB images in [-1, 1], each with shape (B, C, h, w)."""
+        posterior = self.vae.encode(x.to(self.device)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    def in_chunks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of many images, on the CPU."""
+        parts = [self.moments(part) for part in x.split(CHUNK)]
+        return torch.cat([mean.cpu() for mean, _ in parts]), torch.cat([std.cpu() for _, std in parts])
+
+
+class Moments(Protocol):
+    """The posteriors of a data set."""
+
+    def draw(self, indices: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of some images, augmented, on the device."""
+        ...
+
+    def means(self, indices: Tensor) -> Tensor:
+        """Means of some images as they are, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncodedMoments:
+    """Posteriors that are computed when they are asked for.
+
+    Arguments:
+        images: The images, RGB.
+        config: How they are augmented.
+        encoder: The encoder.
+    """
+
+    images: Images
+    config: RunConfig
+    encoder: Encoder
+
+    def draw(self, indices: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+        """Encodes some images, see :class:`Moments`."""
+        x = self.images.batch(indices)[0].to(self.encoder.device)
+        return self.encoder.moments(augmented(x, self.config, position))
+
+    def means(self, indices: Tensor) -> Tensor:
+        """Encodes some images, see :class:`Moments`."""
+        return self.encoder.in_chunks(self.images.batch(indices)[0])[0]
+
+
+@dataclass(frozen=True)
+class LatentPoints:
+    """Latents to measure rankings and drifts on, with shape (N, C, h, w), and their classes or None."""
+
+    x: Tensor
+    groups: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, h, w) of one."""
+        channels, height, width = self.x.shape[1:]
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some latents, and their classes."""
+        return self.x[index], None if self.groups is None else self.groups[index]
+
+    def mean(self) -> Tensor:
+        """The mean latent, with shape (C, h, w)."""
+        return self.x.double().mean(0).float()
+
+
+@dataclass(frozen=True)
+class LatentSource:
+    """Latents with the token ids of their captions.
+
+    Arguments:
+        moments: The posteriors.
+        ids: The token ids, with shape (N, L).
+        groups: The class of each that the coupling must keep noise within, with shape (N,), or None.
+        factor: The VAE's scaling factor.
+        config: The configuration of the run.
+        device: Where to put them.
+    """
+
+    moments: Moments
+    ids: Tensor
+    groups: Tensor | None
+    factor: float
+    config: RunConfig
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def draw(self, indices: Tensor, position: Position) -> Drawn:
+        """Some latents, see :class:`~immiscible.training.sources.Source`."""
+        mean, std = self.moments.draw(indices, position)
+        draws = generator(self.device, self.config.seed, "latent", *position)
+        x = mean + std * torch.randn(mean.shape, generator=draws, device=self.device)
+        groups = None if self.groups is None else self.groups[indices].to(self.device)
+        return Drawn(x * (self.factor * self.config.data_scale), self.ids[indices].to(self.device), groups)
+
+    def points(self) -> LatentPoints:
+        """At most 2,048 latents without image scaling, see :class:`~immiscible.training.sources.PointSource`."""
+        chosen = evenly_spaced(len(self), POINTS)
+        means = self.moments.means(chosen) * self.factor
+        return LatentPoints(means, None if self.groups is None else self.groups[chosen])

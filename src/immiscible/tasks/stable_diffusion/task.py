@@ -1,0 +1,248 @@
+r"""Stable Diffusion as the training loop sees it: diffusion on latents, conditioned on captions.
+
+The paired noise makes both the input and the target. *Noise offset* adds the same noise to all places of a channel, in
+the input and in the target; *input perturbation* (arXiv 2301.11706) adds noise to the input alone. Both come after the
+pairing and leave the paired noise in the target:
+
+.. math:: n' = n + o\,\xi_c, \qquad x_t = \sqrt{\bar\alpha_t}\,x + \sqrt{1 - \bar\alpha_t}\,(n' + \gamma\,\xi), \qquad
+    \epsilon^\star = n'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor, nn
+
+from immiscible.data import Images
+from immiscible.errors import InputError
+from immiscible.processes import diffusion, weighted_mse
+from immiscible.samplers import AnySampler, PipelineSampler, Samples
+from immiscible.samplers.base import Start
+from immiscible.tasks.common import Facts, draw_start, in_parts, preview
+from immiscible.tasks.ddim import shift_schedule
+from immiscible.tasks.stable_diffusion.cache import cached_moments
+from immiscible.tasks.stable_diffusion.components import (
+    Components,
+    fingerprint,
+    load_components,
+    locate,
+    shrinkage,
+    trained_unet,
+)
+from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, LatentSource, Moments
+from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
+from immiscible.training.loop import Batch
+from immiscible.training.recipes import StableDiffusionConfig
+
+PREVIEW_SAMPLER = PipelineSampler("dpm++", 20)
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+# Pixels of all images that are sampled at once; bounds the memory.
+PIXELS_AT_ONCE = 2**22
+MOST_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class StableDiffusionTask:
+    """Stable Diffusion as the training loop sees it.
+
+    Attributes:
+        config: The configuration of a run.
+        network: The U-Net as it is trained.
+        parts: The pipeline's other parts, and the U-Net once more.
+        schedule: How noise grows over the timesteps.
+        facts: The size of the images, and what to draw samples for.
+    """
+
+    config: StableDiffusionConfig
+    network: nn.Module
+    parts: Components
+    schedule: DDPMScheduler
+    facts: Facts
+
+    @staticmethod
+    def build(config: StableDiffusionConfig, facts: Facts) -> StableDiffusionTask:
+        """Loads the pipeline and makes the U-Net ready."""
+        parts = load_components(locate(config.model))
+        _check_size(facts, parts)
+        unet = trained_unet(config, parts.unet, config.seed)
+        return StableDiffusionTask(config, unet, dataclasses.replace(parts, unet=unet), _schedule(config, parts), facts)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that the network is conditioned on: none, since captions are no classes."""
+        return 0
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the coupling keeps noise within classes."""
+        return self.config.within_classes
+
+    @property
+    def factor(self) -> float:
+        """The VAE's scaling factor, without image scaling."""
+        return float(self.parts.vae.config.scaling_factor)
+
+    def source(self, data: Images, device: torch.device) -> LatentSource:
+        """Latents and token ids, from the images or from the cache, see :class:`LatentSource`."""
+        self.parts.vae.to(device)
+        self.parts.text_encoder.to(device, _half(self.config, device))
+        encoder, captions = Encoder(self.parts.vae, device), captions_of(data, self.config.caption_template)
+        groups = data.labels if self.grouped else None
+        if self.grouped and groups is None:
+            raise InputError(f"--within-classes needs labelled data, got {data.name} without labels.")
+        moments: Moments = EncodedMoments(data, self.config, encoder)
+        if self.config.cache_latents:
+            moments = cached = self._cached(data, captions, encoder)
+            ids = cached.ids()
+        else:
+            ids = tokenize(self.parts.tokenizer, captions)
+        return LatentSource(moments, ids, groups, self.factor, self.config, device)
+
+    def _cached(self, data: Images, captions: tuple[str, ...], encoder: Encoder) -> Any:
+        model = fingerprint(locate(self.config.model), ("vae", "tokenizer"))
+        key = f"{data.fingerprint()} {model} {self.config.caption_template}"
+
+        def tokens(rows: Tensor) -> Tensor:
+            return tokenize(self.parts.tokenizer, [captions[row] for row in rows.tolist()])
+
+        return cached_moments(data, tokens, encoder, self.config, key)
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The diffusion loss at uniform timesteps, see this module's description."""
+        config, x, draws = self.config, batch.x, batch.generator
+        t = torch.randint(len(self.schedule.alphas_cumprod), (len(x),), generator=draws, device=x.device)
+        alpha_bar = self.schedule.alphas_cumprod.to(x.device)[t]
+        ids = self._drop_captions(cast(Tensor, batch.condition), draws)
+        noise = batch.noise
+        if config.noise_offset:
+            noise = noise + config.noise_offset * torch.randn(*x.shape[:2], 1, 1, generator=draws, device=x.device)
+        example = diffusion(x, noise, alpha_bar, self._prediction(), config.min_snr)
+        x_t = example.x_t
+        if config.input_perturbation:
+            extra = torch.randn(x.shape, generator=draws, device=x.device)
+            x_t = x_t + config.input_perturbation * (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * extra
+        states = encode_tokens(self.parts.text_encoder, ids)
+        return weighted_mse(network(x_t, t, states).sample, dataclasses.replace(example, x_t=x_t))
+
+    def _prediction(self) -> Any:
+        names = {value: key for key, value in PREDICTIONS.items()}
+        return names[self.schedule.config["prediction_type"]]
+
+    def _drop_captions(self, ids: Tensor, draws: torch.Generator) -> Tensor:
+        """Token ids of which a share is replaced by those of the empty caption."""
+        dropped = torch.rand(len(ids), generator=draws, device=ids.device) < self.config.caption_dropout
+        empty = tokenize(self.parts.tokenizer, [""]).to(ids.device)
+        return torch.where(dropped[:, None], empty, ids)
+
+    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+        """Noise to sample from, and the token ids of the run's prompts in turn."""
+        prompts = self.facts.prompts
+        return self.start_for([prompts[i % len(prompts)] for i in range(count)], seed, scale)
+
+    def start_for(self, prompts: list[str], seed: int, scale: float = 1.0) -> Start:
+        """Noise to sample from for each prompt."""
+        device = next(self.network.parameters()).device
+        start = draw_start(self.latent_shape(), len(prompts), 0, seed, device, scale)
+        return dataclasses.replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, h, w) of the latents of an image."""
+        small = shrinkage(self.parts.vae.config)
+        return self.parts.vae.config.latent_channels, self.facts.shape[1] // small, self.facts.shape[2] // small
+
+    def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+        """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.common.PublishedTask`."""
+        pipeline = self.pipeline(cast(PipelineSampler, sampler), network)
+        pipeline.to(next(network.parameters()).device, torch.float32)
+        batch_size = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (self.facts.shape[1] * self.facts.shape[2])))
+        return in_parts(
+            network, start, lambda part: self._draw(pipeline, part, cast(Any, sampler), guidance), 1.0, batch_size
+        )
+
+    def _draw(
+        self, pipeline: StableDiffusionPipeline, part: Start, sampler: PipelineSampler, guidance: float
+    ) -> Samples:
+        ids = cast(Tensor, part.labels)
+        empty = tokenize(self.parts.tokenizer, [""]).to(ids.device).expand_as(ids)
+        drawn: Any = pipeline(
+            prompt_embeds=encode_tokens(pipeline.text_encoder, ids),
+            negative_prompt_embeds=encode_tokens(pipeline.text_encoder, empty) if guidance > 1 else None,
+            latents=part.noise,
+            generator=part.generators(),
+            height=self.facts.shape[1],
+            width=self.facts.shape[2],
+            num_inference_steps=sampler.steps,
+            guidance_scale=guidance,
+            output_type="pt",
+        )
+        return Samples(drawn.images.float() * 2 - 1, len(pipeline.scheduler.timesteps))
+
+    def pipeline(
+        self, sampler: PipelineSampler | None = None, network: nn.Module | None = None
+    ) -> StableDiffusionPipeline:
+        """The pipeline of diffusers, with the scheduler of a sampler or the model's own.
+
+        Image scaling becomes part of the VAE's scaling factor, by which the pipeline divides latents.
+        """
+        config = dict(self.schedule.config)
+        scheduler = sampler.scheduler(config) if sampler else _own_scheduler(self.parts.scheduler, config)
+        vae = self.parts.vae
+        if self.config.data_scale != 1:
+            vae = type(vae).from_config(vae.config, scaling_factor=self.factor * self.config.data_scale)
+            vae.load_state_dict(self.parts.vae.state_dict())
+        pipeline = StableDiffusionPipeline(
+            vae=vae,
+            text_encoder=self.parts.text_encoder,
+            tokenizer=self.parts.tokenizer,
+            unet=cast(Any, network or self.network),
+            scheduler=scheduler,
+            safety_checker=cast(Any, None),
+            feature_extractor=cast(Any, None),
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def preview(self, network: nn.Module) -> Tensor:
+        """A few samples, see :func:`~immiscible.tasks.common.preview`."""
+        return preview(self, network, self.config.seed, PREVIEW_SAMPLER, self.config.guidance)
+
+
+def _schedule(config: StableDiffusionConfig, parts: Components) -> DDPMScheduler:
+    """How noise grows over the timesteps, by the model's own scheduler and what the configuration changes."""
+    changes: dict[str, Any] = {} if config.prediction == "auto" else {"prediction_type": PREDICTIONS[config.prediction]}
+    schedule: Any = DDPMScheduler.from_config(parts.scheduler, clip_sample=False, **changes)
+    if schedule.config["prediction_type"] not in PREDICTIONS.values():
+        raise InputError(
+            f"--model must predict the noise or the velocity, got {schedule.config['prediction_type']}: give "
+            "--prediction."
+        )
+    return shift_schedule(schedule, config.schedule_shift)
+
+
+def _own_scheduler(own: dict[str, Any], config: dict[str, Any]) -> Any:
+    """A scheduler of the class that the model came with."""
+    import diffusers
+
+    kind = getattr(diffusers, own.get("_class_name", "DDIMScheduler"))
+    return kind.from_config(config)
+
+
+def _half(config: StableDiffusionConfig, device: torch.device) -> torch.dtype:
+    """The type of the frozen text encoder."""
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return halves.get(config.mixed_precision, torch.float32) if device.type == "cuda" else torch.float32
+
+
+def _check_size(facts: Facts, parts: Components) -> None:
+    # Each level of the U-Net but the last halves the latents, and the pipelines ask for multiples of 8 besides.
+    unit = max(8, shrinkage(parts.vae.config) * 2 ** (len(parts.unet.config.block_out_channels) - 1))
+    _, height, width = facts.shape
+    if height % unit or width % unit:
+        raise InputError(f"--image-size must be a multiple of {unit} for this model, got images of {height} x {width}.")
