@@ -14,17 +14,24 @@ from immiscible.tasks.consistency import ConsistencyTask
 from immiscible.tasks.ddim import DiffusionTask
 from immiscible.tasks.flow import FlowTask
 from immiscible.tasks.stable_diffusion.components import locate, native_size
-from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
 from immiscible.tasks.stable_diffusion.texts import captions_of
 from immiscible.training.config import DataFields, Recipe
 from immiscible.training.randomness import generator
 from immiscible.training.recipes import StableDiffusionConfig, StableDiffusionRecipe, TaskConfig
 
+
+def _stable_diffusion(config: StableDiffusionConfig, facts: Facts) -> PublishedTask:
+    # transformers takes seconds to import, and the other tasks do without it.
+    from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
+
+    return StableDiffusionTask.build(config, facts)
+
+
 BUILDERS: dict[str, Callable[[Any, Facts], PublishedTask]] = {
     "flow": FlowTask.build,
     "ddim": DiffusionTask.build,
     "consistency": ConsistencyTask.build,
-    "stable-diffusion": StableDiffusionTask.build,
+    "stable-diffusion": _stable_diffusion,
 }
 TITLES = {
     "flow": "flow matching",

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from immiscible.errors import InputError
+from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.training.randomness import derive
 from immiscible.training.recipes import StableDiffusionRecipe
 
@@ -162,6 +163,11 @@ def load_components(path: Path) -> Components:
     Raises:
         InputError: If a part is missing or damaged, or two do not fit.
     """
+    with quiet():
+        return _load_components(path)
+
+
+def _load_components(path: Path) -> Components:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -226,7 +232,8 @@ def trained_unet(recipe: StableDiffusionRecipe, unet: Any, seed: int) -> nn.Modu
 
 
 def _add_lora(recipe: StableDiffusionRecipe, unet: Any) -> None:
-    from peft import LoraConfig
+    with quiet():
+        from peft import LoraConfig
 
     targets = [word.strip() for word in recipe.lora_targets.split(",")]
     settings = LoraConfig(

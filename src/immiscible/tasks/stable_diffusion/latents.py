@@ -45,7 +45,8 @@ class Encoder:
     def in_chunks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same of many images, on the CPU."""
         parts = [self.moments(part) for part in x.split(CHUNK)]
-        return torch.cat([mean.cpu() for mean, _ in parts]), torch.cat([std.cpu() for _, std in parts])
+        means, deviations = zip(*parts, strict=True)
+        return torch.cat(means).cpu().contiguous(), torch.cat(deviations).cpu().contiguous()
 
 
 class Moments(Protocol):

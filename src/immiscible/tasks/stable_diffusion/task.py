@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from immiscible.tasks.stable_diffusion.components import (
     trained_unet,
 )
 from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, LatentSource, Moments
+from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, named_scheduler
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import StableDiffusionConfig
@@ -158,56 +158,24 @@ class StableDiffusionTask:
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
         """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.common.PublishedTask`."""
-        pipeline = self.pipeline(cast(PipelineSampler, sampler), network)
-        pipeline.to(next(network.parameters()).device, torch.float32)
-        batch_size = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (self.facts.shape[1] * self.facts.shape[2])))
-        return in_parts(
-            network, start, lambda part: self._draw(pipeline, part, cast(Any, sampler), guidance), 1.0, batch_size
-        )
+        steps = cast(PipelineSampler, sampler)
+        size = self.facts.shape[1:]
+        pipeline = self.pipeline(steps, network).to(next(network.parameters()).device)
+        batch_size = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (size[0] * size[1])))
+        return in_parts(network, start, lambda part: draw(pipeline, part, steps, guidance, size), 1.0, batch_size)
 
-    def _draw(
-        self, pipeline: StableDiffusionPipeline, part: Start, sampler: PipelineSampler, guidance: float
-    ) -> Samples:
-        ids = cast(Tensor, part.labels)
-        empty = tokenize(self.parts.tokenizer, [""]).to(ids.device).expand_as(ids)
-        drawn: Any = pipeline(
-            prompt_embeds=encode_tokens(pipeline.text_encoder, ids),
-            negative_prompt_embeds=encode_tokens(pipeline.text_encoder, empty) if guidance > 1 else None,
-            latents=part.noise,
-            generator=part.generators(),
-            height=self.facts.shape[1],
-            width=self.facts.shape[2],
-            num_inference_steps=sampler.steps,
-            guidance_scale=guidance,
-            output_type="pt",
-        )
-        return Samples(drawn.images.float() * 2 - 1, len(pipeline.scheduler.timesteps))
-
-    def pipeline(
-        self, sampler: PipelineSampler | None = None, network: nn.Module | None = None
-    ) -> StableDiffusionPipeline:
+    def pipeline(self, sampler: PipelineSampler | None = None, network: nn.Module | None = None) -> Any:
         """The pipeline of diffusers, with the scheduler of a sampler or the model's own.
 
         Image scaling becomes part of the VAE's scaling factor, by which the pipeline divides latents.
         """
         config = dict(self.schedule.config)
-        scheduler = sampler.scheduler(config) if sampler else _own_scheduler(self.parts.scheduler, config)
+        scheduler = sampler.scheduler(config) if sampler else named_scheduler(self.parts.scheduler, config)
         vae = self.parts.vae
         if self.config.data_scale != 1:
             vae = type(vae).from_config(vae.config, scaling_factor=self.factor * self.config.data_scale)
             vae.load_state_dict(self.parts.vae.state_dict())
-        pipeline = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=self.parts.text_encoder,
-            tokenizer=self.parts.tokenizer,
-            unet=cast(Any, network or self.network),
-            scheduler=scheduler,
-            safety_checker=cast(Any, None),
-            feature_extractor=cast(Any, None),
-            requires_safety_checker=False,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        return make_pipeline(network or self.network, vae, self.parts.text_encoder, self.parts.tokenizer, scheduler)
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""
@@ -224,14 +192,6 @@ def _schedule(config: StableDiffusionConfig, parts: Components) -> DDPMScheduler
             "--prediction."
         )
     return shift_schedule(schedule, config.schedule_shift)
-
-
-def _own_scheduler(own: dict[str, Any], config: dict[str, Any]) -> Any:
-    """A scheduler of the class that the model came with."""
-    import diffusers
-
-    kind = getattr(diffusers, own.get("_class_name", "DDIMScheduler"))
-    return kind.from_config(config)
 
 
 def _half(config: StableDiffusionConfig, device: torch.device) -> torch.dtype:

@@ -50,4 +50,4 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
 def encode_tokens(text_encoder: Any, ids: Tensor) -> Tensor:
     """What the U-Net attends to, with shape (B, L, width). Each caption is encoded once, however often it comes."""
     unique, back = torch.unique(ids, dim=0, return_inverse=True)
-    return text_encoder(unique)[0][back]
+    return text_encoder(unique)[0][back].float()

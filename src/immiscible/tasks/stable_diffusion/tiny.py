@@ -9,8 +9,6 @@ The U-Net is new. Schedule and scheduler are those of Stable Diffusion 1.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from immiscible.data.images import evenly_spaced
 from immiscible.errors import InputError
 from immiscible.tasks.published import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
+from immiscible.tasks.stable_diffusion.pipelines import check_new, make_pipeline, save_pipeline
 from immiscible.tasks.stable_diffusion.texts import captions_of
 from immiscible.training.events import say, tracked
 from immiscible.training.randomness import derive, generator
@@ -80,8 +79,7 @@ def make_tiny(settings: TinyPipeline) -> Reconstruction:
         InputError: If the data does not fit, or the directory is not new.
     """
     out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"DIR must be a new directory, got {out} with other contents.")
+    check_new(out)
     data = load_pixels(settings, settings.image_size).in_colour()
     captions = captions_of(data, settings.caption_template)
     with torch.random.fork_rng(devices=[]):
@@ -224,16 +222,9 @@ def reconstruction(vae: Any, data: Images, index: Tensor) -> Reconstruction:
 
 
 def _write(out: Path, parts: dict[str, Any], read_me: str) -> None:
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
     from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
-    extra: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipeline = StableDiffusionPipeline(**parts, scheduler=PNDMScheduler(**SCHEDULER), **extra)  # pyright: ignore[reportArgumentType]
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside, safe_serialization=True)
-    (aside / "README.md").write_text(read_me, encoding="utf-8")
-    os.replace(aside, out)
+    save_pipeline(make_pipeline(**parts, scheduler=PNDMScheduler(**SCHEDULER)), out, read_me)
 
 
 def _read_me(settings: TinyPipeline, data: Images, quality: Reconstruction) -> str:
