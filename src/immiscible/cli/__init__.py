@@ -69,6 +69,11 @@ COMMANDS = {
     ("sample",): Command(
         "Draw images from a trained run.", "immiscible.cli.arguments:Sample", "immiscible.cli.sample:sample"
     ),
+    ("inpaint",): Command(
+        "Draw masked parts of images anew with a trained Stable Diffusion.",
+        "immiscible.cli.arguments:Inpaint",
+        "immiscible.cli.inpaint:inpaint",
+    ),
     ("evaluate",): Command(
         "Score a trained run: FID, KID, precision and recall.",
         "immiscible.cli.arguments:Evaluate",

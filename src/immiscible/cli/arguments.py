@@ -29,7 +29,8 @@ class Preset:
     """Of commands that start from named settings."""
 
     preset: str = ""
-    """Start from named settings: digits, fashion-mnist or cifar10 (the published one). Other flags go before them."""
+    """Start from named settings: digits, fashion-mnist or cifar10 (the published one); for Stable Diffusion tiny,
+    sd14-imagenet-scratch or sd14-imagenet-finetune (published). Other flags go before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,9 @@ class TrainConsistency(ConsistencyConfig, TrainFlags):
 @dataclass(frozen=True, kw_only=True)
 class TrainStableDiffusion(StableDiffusionConfig, TrainFlags):
     """Flags of ``immiscible train stable-diffusion``."""
+
+    pipeline: bool = True
+    """At the end write a pipeline of diffusers to RUN/pipeline, or with --mode lora its weights to RUN/lora."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +108,9 @@ class FromRun(Printed):
     """The run directory."""
     step: int | None = None
     """Use the checkpoint of this step instead of the newest."""
-    sampler: Literal["auto", "euler", "heun", "ddim", "ddpm", "multistep"] = "auto"
-    """Sampling method: euler or heun for flows, ddim or ddpm for diffusion, multistep for consistency models."""
+    sampler: Literal["auto", "euler", "heun", "ddim", "ddpm", "multistep", "pndm", "dpm++"] = "auto"
+    """Sampling method: euler or heun for flows, ddim or ddpm for diffusion, multistep for consistency models, ddim,
+    pndm, dpm++ or euler for Stable Diffusion."""
     eta: float = 0.0
     """Share of fresh noise of the sampler ddim, in [0, 1]."""
     noise_scale: float = 1.0
@@ -128,15 +133,73 @@ class Sample(FromRun):
     out: Path
     """A .png file (a grid), a .npz file (bytes N x H x W x C), or a directory (a PNG per image)."""
     classes: str = ""
-    """Draw these classes only, by number, separated by commas. For class-conditional runs."""
+    """Draw these classes only, by number, separated by commas. For class-conditional runs. For Stable Diffusion a file
+    with a class name a line, put into the run's caption template."""
+    prompts: str = ""
+    """A file with a prompt a line, taken in turn. For Stable Diffusion; without it the captions of the run's data."""
+    steps: int = 0
+    """Sampling steps of Stable Diffusion; 0 for 20."""
+    scheduler: Literal["auto", "ddim", "pndm", "dpm++", "euler"] = "auto"
+    """Scheduler of Stable Diffusion; auto is ddim."""
+    batch_size: int = 32
+    """Images of Stable Diffusion drawn at once. Rounding apart it changes nothing."""
+    format: Literal["png", "npz"] = "png"
+    """What goes into a directory of Stable Diffusion's images: a file each, or shards of a thousand."""
     seed: int = 0
     """Seed of the starting noise."""
     overwrite: bool = False
     """Replace what stands at --out."""
 
     def __post_init__(self) -> None:
-        if self.num < 1:
-            raise InputError(f"--num must be at least 1, got {self.num}.")
+        for name in ("num", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        if self.prompts and self.classes:
+            raise InputError("--prompts and --classes exclude each other, got both.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpaint(Printed):
+    """Flags of ``immiscible inpaint``."""
+
+    run: RunPath
+    """A run of Stable Diffusion, or a directory with a pipeline of diffusers."""
+    out: Path
+    """A .png file with original, mask and result side by side, or a new directory for the results."""
+    images: str
+    """The images: what --data of train takes."""
+    mask: str = "center"
+    """What is drawn anew: center (the central square of half the side), outer (all but that), or an image, white
+    there."""
+    split: str = "train"
+    """Which part of data that comes in parts."""
+    num: int = 36
+    """How many of the images, evenly spaced."""
+    image_size: int = 0
+    """Side of the images in pixels; 0 for the model's."""
+    steps: int = 20
+    """Sampling steps."""
+    scheduler: Literal["ddim", "pndm", "dpm++", "euler"] = "ddim"
+    """Scheduler."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance; 1 is none. The run's own, or 7.5."""
+    strength: float = 1.0
+    """Share of the noise levels that hidden parts go through, in (0, 1]; 1 forgets what was there."""
+    caption_template: str = "{}"
+    """The prompt of an image that has a class name only, with {} for the name."""
+    step: int | None = None
+    """Use the checkpoint of this step instead of the newest."""
+    batch_size: int = 32
+    """Images painted at once."""
+    seed: int = 0
+    """Seed of the noise."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to paint."""
+
+    def __post_init__(self) -> None:
+        for name in ("num", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +213,11 @@ class Evaluate(FromRun):
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
     """Feature extractor of the scores."""
+    task: Literal["generate", "inpaint", "outpaint"] = "generate"
+    """What to score: samples, or images of the data whose centre, or all but it, is drawn anew by Stable Diffusion."""
+    clip: str = ""
+    """Folder or hub name of a CLIP model, such as openai/clip-vit-base-patch16: adds the CLIP score of Stable
+    Diffusion's samples and their prompts."""
 
     def __post_init__(self) -> None:
         if self.num < 0:

@@ -11,27 +11,32 @@ from rich.table import Table
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.opening import guidance_of, open_run, samplers_for
+from immiscible.errors import InputError
+from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import evaluate_run, sample_count
+from immiscible.evaluation.quality import evaluate_painting, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.tasks import runs
+from immiscible.training.recipes import StableDiffusionConfig
 
 
 def evaluate(arguments: Evaluate) -> None:
     """Scores a run."""
     run = open_run(arguments)
+    text = isinstance(run.config, StableDiffusionConfig)
+    if not text and (arguments.clip or arguments.task != "generate"):
+        raise InputError(f"--clip and --task need a run of Stable Diffusion, got {run.path}.")
     samplers = samplers_for(arguments, run, run.config.nfes)
     data = run.data()
     reference = Reference(features_for(data, arguments.features), data)
     samples = sample_count(arguments.num, data)
-    rows = evaluate_run(
-        run,
-        reference,
-        samplers,
-        samples=samples,
-        guidance=guidance_of(arguments, run),
-        noise_scale=arguments.noise_scale,
-    )
+    guidance = guidance_of(arguments, run)
+    if arguments.task == "generate":
+        clip = load_clip(arguments.clip) if arguments.clip else None
+        scale = arguments.noise_scale
+        rows = evaluate_run(run, reference, samplers, samples=samples, guidance=guidance, noise_scale=scale, clip=clip)
+    else:
+        rows = evaluate_painting(run, data, reference, samplers, arguments.task, samples=samples, guidance=guidance)
     print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
 
 
@@ -39,10 +44,11 @@ def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
     """The scores as a table, with the features that they were computed in."""
     first = rows[0]
     title = f"{run.path}, step {run.step}: {first['samples']} samples, {first['features']}"
-    table = Table("NFE", "calls", "FID", "KID", "precision", "recall", title=title, title_justify="left")
+    clip = ["CLIP"] if "clip_score" in first else []
+    table = Table("NFE", "calls", "FID", "KID", "precision", "recall", *clip, title=title, title_justify="left")
     for row in rows:
         scores = (f"{row['fid']:.3f}", f"{row['kid']:.5f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}")
-        table.add_row(row["nfe"], str(row["calls"]), *scores)
+        table.add_row(row["nfe"], str(row["calls"]), *scores, *(f"{row['clip_score']:.2f}" for _ in clip))
     console = Console(file=io.StringIO(), width=120)
     console.print(table)
     return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]

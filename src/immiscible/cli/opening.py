@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +13,11 @@ from immiscible.cli.arguments import Evaluate, FromRun, Sample
 from immiscible.errors import InputError
 from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks import runs
+from immiscible.tasks.stable_diffusion.components import fingerprint
+from immiscible.training.checkpoint import weights_digest
 from immiscible.training.loop import check_device
+from immiscible.training.recipes import StableDiffusionConfig
+from immiscible.training.rundir import CONFIG, read_config
 
 
 def open_run(arguments: FromRun) -> runs.Run:
@@ -31,6 +38,52 @@ def guidance_of(arguments: FromRun, run: runs.Run) -> float:
 def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[AnySampler]:
     """The samplers that the flags ask for, at the default numbers of network calls where they name none."""
     return parse_samplers(run.config.task, arguments.nfe or default, arguments.sampler, arguments.eta)
+
+
+def is_text_model(path: Path) -> bool:
+    """Whether a directory holds a run of Stable Diffusion, or a pipeline of diffusers."""
+    if (path / "model_index.json").is_file():
+        return True
+    return (path / CONFIG).is_file() and read_config(path).get("task") == StableDiffusionConfig.task
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """What text-to-image commands need of a run or a pipeline.
+
+    Attributes:
+        pipeline: The pipeline, with its own scheduler.
+        size: Height and width of its images.
+        origin: What identifies its weights.
+        prompts: Prompts of its own.
+        template: The caption of a class.
+        guidance: The weight of guidance unless told otherwise.
+    """
+
+    pipeline: Any
+    size: tuple[int, int]
+    origin: dict[str, Any]
+    prompts: tuple[str, ...]
+    template: str
+    guidance: float
+
+
+def open_text_model(path: Path, step: int | None, device: torch.device | str) -> TextModel:
+    """Opens a run of Stable Diffusion, or a pipeline of diffusers."""
+    from immiscible.tasks.stable_diffusion import pipelines
+
+    if pipelines.is_pipeline(path):
+        pipeline = pipelines.open_pipeline(path).to(device)
+        side = pipelines.image_size(pipeline)
+        return TextModel(pipeline, (side, side), {"model": fingerprint(path)}, (), "{}", 7.5)
+    run = runs.load_run(path, step=step, device=device)
+    if not isinstance(run.config, StableDiffusionConfig):
+        raise InputError(f"RUN must be a run of Stable Diffusion or a pipeline of diffusers, got {path}.")
+    task: Any = run.task
+    pipeline = task.pipeline().to(device)
+    origin = {"model": read_config(path)["model_fingerprint"], "weights": weights_digest(path, run.step)}
+    config = run.config
+    return TextModel(pipeline, run.shape[1:], origin, task.facts.prompts, config.caption_template, config.guidance)
 
 
 def device_named(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from immiscible.cli.arguments import Sample
-from immiscible.cli.opening import guidance_of, open_run, samplers_for
+from immiscible.cli.opening import guidance_of, is_text_model, open_run, samplers_for
 from immiscible.errors import InputError
 from immiscible.tasks import runs
 from immiscible.training.files import write_bytes
@@ -20,7 +20,17 @@ from immiscible.training.pictures import encode_png, to_uint8, write_grid
 
 def sample(arguments: Sample) -> None:
     """Draws images from a run."""
-    _check_free(arguments.out, arguments.overwrite)
+    if is_text_model(arguments.run):
+        from immiscible.cli.sample_text import sample_text
+
+        sample_text(arguments)
+        return
+    if arguments.prompts or arguments.steps or arguments.scheduler != "auto":
+        raise InputError(
+            f"--prompts, --steps and --scheduler need a run of Stable Diffusion, got {arguments.run}: use --nfe and "
+            "--sampler."
+        )
+    check_free(arguments.out, arguments.overwrite)
     run = open_run(arguments)
     samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])
     if len(samplers) > 1:
@@ -30,7 +40,7 @@ def sample(arguments: Sample) -> None:
         labels = _classes(arguments.classes, run, len(start)).to(start.noise.device)
         start = dataclasses.replace(start, labels=labels)
     drawn = run.sample(start, samplers[0], guidance_of(arguments, run))
-    _write_images(arguments.out, drawn.images.cpu(), start.labels)
+    write_images(arguments.out, drawn.images.cpu(), start.labels)
     result = {"out": str(arguments.out), "images": len(start), "calls": drawn.nfe, "step": run.step}
     if arguments.json:
         print(json.dumps(result))
@@ -46,7 +56,7 @@ def _classes(text: str, run: runs.Run, count: int) -> torch.Tensor:
     return torch.tensor([int(words[i % len(words)]) for i in range(count)])
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
     taken = any(out.iterdir()) if out.is_dir() else out.exists()
     if taken and not overwrite:
         raise InputError(f"--out must not exist yet, got {out}: add --overwrite to replace it.")
@@ -54,7 +64,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise InputError(f"--out must be a file to end in {out.suffix}, got the directory {out}.")
 
 
-def _write_images(out: Path, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+def write_images(out: Path, images: torch.Tensor, labels: torch.Tensor | None) -> None:
     """Writes a grid, an archive or a directory of images, by the name."""
     if out.suffix == ".png":
         write_grid(out, images)

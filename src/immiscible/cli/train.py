@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 from accelerate import PartialState
 
-from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, values_of
+from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, TrainStableDiffusion, values_of
+from immiscible.evaluation.quality import read_rows
 from immiscible.tasks import runs
 from immiscible.tasks.published import load_data
 from immiscible.training.config import as_json
 from immiscible.training.recipes import CONFIGS
 
 
-def train(arguments: TrainFlow | TrainDDIM | TrainConsistency) -> None:
+def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffusion) -> None:
     """Trains or resumes a run."""
     kind = CONFIGS[arguments.task]
     config = kind(**values_of(kind, arguments))
@@ -23,6 +26,8 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency) -> None:
         return
     summary = runs.train(config)
     processes = PartialState()
+    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline and processes.is_main_process:
+        _write_pipeline(config.out, arguments.mode)
     processes.destroy_process_group()
     if not processes.is_main_process:
         return
@@ -33,3 +38,16 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency) -> None:
             f"{config.out}: {summary['steps']} steps, {summary['step_ms']:.1f} ms each, of which pairing "
             f"{summary['pairing_ms']:.2f} ms ({summary['overhead_percent']:.1f} % overhead)"
         )
+
+
+def _write_pipeline(run: Path, mode: str) -> None:
+    """Writes what was trained where others find it; what an earlier step left there makes room."""
+    from immiscible.tasks.export import export
+
+    out = run / ("lora" if mode == "lora" else "pipeline")
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    export(runs.load_run(run), out, scores=read_rows(run))
+    shutil.rmtree(old, ignore_errors=True)

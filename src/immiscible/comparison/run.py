@@ -23,7 +23,7 @@ from immiscible.training.command import command_line
 from immiscible.training.events import say
 from immiscible.training.files import write_json
 from immiscible.training.pictures import write_grid
-from immiscible.training.recipes import CONFIGS, RECIPES, StableDiffusionRecipe, TaskConfig
+from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
 
 GRID = 36
 
@@ -64,8 +64,6 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
     """The configuration of one run of a comparison."""
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(RECIPES[config.task])}
     every = -(-config.steps // config.evaluations)
-    # What is compared is sampled from its checkpoints.
-    extra: dict[str, Any] = {"pipeline": False} if isinstance(config, StableDiffusionRecipe) else {}
     return CONFIGS[config.task](
         **shared | variant.settings,
         out=config.out / "runs" / f"{variant.slug}-seed{seed}",
@@ -75,7 +73,6 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
         keep_checkpoints=0,
         sample_every=config.steps,
         tensorboard=False,
-        **extra,
     )
 
 

@@ -48,9 +48,9 @@ def model_card(run: Run, pipeline: str, scores: Sequence[dict[str, Any]]) -> str
         f"Moves {described.moves} Law of the noise: {described.marginal}\n"
         f"- Weights: the moving average at step {run.step:,}",
         "The command:",
-        f"```sh\n{_command(run)}\n```",
+        f"```sh\n{command(run)}\n```",
         "## Scores",
-        _score_table(scores),
+        score_table(scores),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -88,7 +88,8 @@ def _usage(run: Run, pipeline: str) -> str:
     return "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _command(run: Run) -> str:
+def command(run: Run) -> str:
+    """The command that trains a run again, safe within a block of code."""
     line = command_line(
         ["immiscible", "train", run.config.task], run.config, always=("data", "coupling", "steps", "seed"), never=UNSAID
     )
@@ -96,7 +97,8 @@ def _command(run: Run) -> str:
     return line.replace("```", "'''") + " --out RUN"
 
 
-def _score_table(scores: Sequence[dict[str, Any]]) -> str:
+def score_table(scores: Sequence[dict[str, Any]]) -> str:
+    """The scores of a run as a table in Markdown, with the features that they were computed in."""
     if not scores:
         return "None were measured: `immiscible evaluate RUN` before the export puts them here."
     features = scores[-1]["features"]

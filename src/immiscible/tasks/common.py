@@ -111,7 +111,7 @@ def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
 
 
 def draw_start(
-    shape: Shape, count: int, classes: int, seed: int, device: torch.device | str, scale: float = 1.0
+    shape: Shape, count: int, classes: int, seed: int, device: torch.device | str, scale: float = 1.0, first: int = 0
 ) -> Start:
     """Where to start samples of a shape (C, H, W), with the classes in turn where there are classes.
 
@@ -122,10 +122,12 @@ def draw_start(
         seed: Sample i depends on the seed and on i only, however many are drawn.
         device: Where to sample.
         scale: The standard deviation of the noise. Other than 1 it is a control for couplings that shrink the noise.
+        first: The number of the first sample.
     """
-    noise = torch.stack([torch.randn(shape, generator=generator("cpu", seed, "sample", i)) for i in range(count)])
-    labels = torch.arange(count, device=device) % classes if classes else None
-    return Start(noise.mul_(scale).to(device), labels, [derive(seed, "sample-step", i) for i in range(count)])
+    numbers = range(first, first + count)
+    noise = torch.stack([torch.randn(shape, generator=generator("cpu", seed, "sample", i)) for i in numbers])
+    labels = torch.arange(first, first + count, device=device) % classes if classes else None
+    return Start(noise.mul_(scale).to(device), labels, [derive(seed, "sample-step", i) for i in numbers])
 
 
 def preview(task: PublishedTask, network: nn.Module, seed: int, sampler: AnySampler, guidance: float = 1.0) -> Tensor:

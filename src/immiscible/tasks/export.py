@@ -39,6 +39,10 @@ def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[
     Raises:
         InputError: If diffusers has no pipeline for the run, or something is in the way.
     """
+    if isinstance(run.config, StableDiffusionConfig):
+        from immiscible.tasks.stable_diffusion.export import export_text_to_image
+
+        return export_text_to_image(run, out, scores)
     _check_expressible(run)
     methods = METHODS[run.config.task]
     method = methods[0] if sampler == "auto" else sampler

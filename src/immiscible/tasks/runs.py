@@ -256,6 +256,16 @@ class Run:
         """Whether samples can be guided."""
         return self.classes > 0 or isinstance(self.config, StableDiffusionConfig)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def prompts(self, count: int) -> list[str]:
+        """What so many samples are drawn for, in turn; for text-conditional runs."""
+        known = _read_prompts(self.path)
+        return [known[index % len(known)] for index in range(count)]
+
     def data(self) -> Images:
         """The data that the run was trained on.
 

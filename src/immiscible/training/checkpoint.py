@@ -121,6 +121,12 @@ def load_average(path: Path) -> dict[str, Tensor]:
         raise Damaged(f"{path}: {error}") from error
 
 
+def weights_digest(run: Path, step: int) -> str:
+    """The SHA-256 of the moving average at a step of a run, as it was written."""
+    state = json.loads((run / "checkpoints" / f"step-{step}" / "state.json").read_text())
+    return state["sha256"][AVERAGE]
+
+
 def _verified(path: Path, checksum: str) -> dict[str, Tensor]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != checksum:

@@ -28,7 +28,6 @@ OPERATIONAL = (
     "model",
     "gradient_checkpointing",
     "guidance",
-    "pipeline",
     "device",
     "log_every",
     "sample_every",

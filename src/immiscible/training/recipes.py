@@ -203,9 +203,6 @@ class ConsistencyConfig(ConsistencyRecipe, RunConfig):
 class StableDiffusionConfig(StableDiffusionRecipe, RunConfig):
     """A run of Stable Diffusion."""
 
-    pipeline: bool = True
-    """Write the trained pipeline to RUN/pipeline, or the LoRA weights to RUN/lora, at the end."""
-
 
 ImageConfig = FlowConfig | DDIMConfig | ConsistencyConfig
 TaskConfig = ImageConfig | StableDiffusionConfig

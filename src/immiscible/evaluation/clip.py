@@ -1,0 +1,91 @@
+"""CLIP score (arXiv 2104.08718) of images and the prompts that they were drawn for, by torchmetrics.
+
+The weights come from a folder or the hub and are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from immiscible.errors import InputError
+from immiscible.training.pictures import to_uint8
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """The CLIP score by some model.
+
+    Arguments:
+        name: The model, as every output calls it.
+        model: ``CLIPModel``.
+        processor: ``CLIPProcessor``.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> float:
+        """The mean of 100 times the cosine of image and text, at least 0.
+
+        Arguments:
+            images: RGB images in [-1, 1], with shape (N, 3, H, W).
+            prompts: A prompt for each.
+        """
+        from torchmetrics.multimodal.clip_score import CLIPScore
+
+        metric = CLIPScore(model_name_or_path=lambda: (_Plain(self.model), self.processor))
+        for first in range(0, len(images), CHUNK):
+            part = slice(first, first + CHUNK)
+            metric.update(list(to_uint8(images[part].cpu())), list(prompts[part]))
+        return float(metric.compute())
+
+
+class _Plain(torch.nn.Module):
+    """A CLIP model that gives features as bare tensors, as torchmetrics expects of all versions of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.config = model.config
+
+    def get_image_features(self, *values: Tensor) -> Tensor:
+        return _tensor(self.model.get_image_features(*values))
+
+    def get_text_features(self, *values: Tensor) -> Tensor:
+        return _tensor(self.model.get_text_features(*values))
+
+
+def _tensor(features: Any) -> Tensor:
+    return features if isinstance(features, Tensor) else features.pooler_output
+
+
+def load_clip(source: str) -> ClipScore:
+    """Loads a CLIP model from a folder or the hub.
+
+    Raises:
+        InputError: If it cannot be had.
+    """
+    from transformers import CLIPModel, CLIPProcessor
+
+    place = os.path.expanduser(source)
+    try:
+        model: Any = CLIPModel.from_pretrained(place, use_safetensors=True)
+        processor = CLIPProcessor.from_pretrained(place)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--clip must be a folder with a CLIP model, or its name on a hub that can be reached from here, got "
+            f"{source}: {reason}"
+        ) from error
+    return ClipScore(source, model.eval(), processor)

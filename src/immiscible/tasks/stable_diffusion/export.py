@@ -1,0 +1,106 @@
+"""Writes a trained run of Stable Diffusion: a pipeline of diffusers, or LoRA weights in its standard format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from immiscible import __version__
+from immiscible.couplings import describe
+from immiscible.tasks.card import code, command, plain, score_table
+from immiscible.tasks.runs import Run
+from immiscible.tasks.stable_diffusion.pipelines import check_new, save_pipeline, write_folder
+from immiscible.tasks.stable_diffusion.quiet import quiet
+from immiscible.training.recipes import StableDiffusionConfig
+
+LORA = "pytorch_lora_weights.safetensors"
+
+
+def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] = ()) -> str:
+    """Writes a run with the moving average of its weights, and a model card, to a new directory.
+
+    Returns:
+        What was written: the name of the pipeline's class, or ``LoRA``.
+
+    Raises:
+        InputError: If something is in the way.
+    """
+    check_new(out)
+    task: Any = run.task
+    pipeline = task.pipeline()
+    if task.config.mode == "lora":
+        write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, "LoRA", scores))
+        return "LoRA"
+    name = type(pipeline).__name__
+    save_pipeline(pipeline, out, _card(run, name, scores))
+    return name
+
+
+def _save_lora(pipeline: Any, folder: Path) -> None:
+    with quiet():
+        from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+        from peft.utils.save_and_load import get_peft_model_state_dict
+
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
+        adapters = {"unet": pipeline.unet.peft_config["default"]}
+        pipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=layers,
+            unet_lora_adapter_metadata=next(iter(adapters.values())).to_dict(),
+            weight_name=LORA,
+            safe_serialization=True,
+        )
+
+
+def _card(run: Run, name: str, scores: Sequence[dict[str, Any]]) -> str:
+    config: Any = run.config
+    described = describe(config.coupling)
+    modes = {
+        "scratch": "new weights in the U-Net of",
+        "finetune": "fine-tuning the U-Net of",
+        "lora": "low-rank weights (LoRA) for the U-Net of",
+    }
+    there = [row for row in scores if row["step"] == run.step]
+    parts = [
+        _header(name),
+        f"# Stable Diffusion on {plain(config.data)}",
+        f"{modes[config.mode].capitalize()} {code(config.model)}, trained for {run.step:,} steps with immiscible "
+        f"{__version__} on images of {run.shape[1]} x {run.shape[2]}.",
+        "## Use",
+        _usage(name, config),
+        "## Training",
+        f"- Data: {code(config.data)}\n"
+        f"- Coupling of data and noise: {code(config.coupling)}, ranked in the cost space {code(config.cost_space)}. "
+        f"Moves {described.moves} Law of the noise: {described.marginal}\n"
+        f"- Batch {config.batch_size}, learning rate {config.learning_rate:g}, caption dropout "
+        f"{config.caption_dropout:g}\n"
+        f"- Weights: the moving average at step {run.step:,}\n"
+        "- There is no safety checker in it: what it draws is not looked at.",
+        "The command:",
+        f"```sh\n{command(run)}\n```",
+        "## Scores",
+        score_table(there),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(name: str) -> str:
+    tags = ["text-to-image", "stable-diffusion", "immiscible-diffusion", *(["lora"] if name == "LoRA" else [])]
+    lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join([*lines, "---"])
+
+
+def _usage(name: str, config: StableDiffusionConfig) -> str:
+    # The name of a folder or repository cannot end the string: it is written as Python would.
+    model = repr(" ".join(config.model.split()).replace("`", "'"))
+    source = model if name == "LoRA" else '"DIRECTORY_OR_REPOSITORY"'
+    lines = [
+        "from diffusers import StableDiffusionPipeline",
+        "",
+        f"pipeline = StableDiffusionPipeline.from_pretrained({source})",
+    ]
+    if name == "LoRA":
+        lines.append('pipeline.load_lora_weights("DIRECTORY_OR_REPOSITORY")')
+    lines.append(f'image = pipeline("a caption", num_inference_steps=20, guidance_scale={config.guidance:g}).images[0]')
+    return "```python\n" + "\n".join(lines) + "\n```"

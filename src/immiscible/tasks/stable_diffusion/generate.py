@@ -1,0 +1,200 @@
+"""Draws many images for prompts into a directory: killed and resumed, or split over processes, it gives the same set.
+
+Image ``i`` has prompt ``i`` (in turn) and noise that depends on the seed and on ``i`` only. Images are drawn in blocks
+with fixed bounds, each by one process; a block whose files are all there is passed over. ``png`` gives a file for each
+image, a thousand to a folder, with ``metadata.jsonl`` beside them; ``npz`` gives shards with ``images`` (bytes,
+N x H x W x 3) and ``prompts``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immiscible.errors import InputError
+from immiscible.samplers import PipelineSampler
+from immiscible.samplers.base import Start
+from immiscible.tasks.common import draw_start
+from immiscible.tasks.stable_diffusion.pipelines import draw
+from immiscible.tasks.stable_diffusion.texts import tokenize
+from immiscible.training.events import tracked
+from immiscible.training.files import write_bytes, write_json, write_text
+from immiscible.training.pictures import encode_png, to_uint8
+
+SETTINGS = "sampling.json"
+METADATA = "metadata.jsonl"
+# Images of a folder, or of a shard.
+GROUP = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Attributes:
+        prompts: The prompts, taken in turn.
+        num: How many images.
+        sampler: How to sample.
+        guidance: The weight of guidance; 1 is none.
+        seed: The seed of all noise.
+        size: Height and width in pixels.
+        noise_scale: The standard deviation of the starting noise.
+        kind: What to write.
+        batch_size: Images drawn at once.
+    """
+
+    prompts: Sequence[str]
+    num: int
+    sampler: PipelineSampler
+    guidance: float
+    seed: int
+    size: tuple[int, int]
+    noise_scale: float = 1.0
+    kind: Literal["png", "npz"] = "png"
+    batch_size: int = 32
+
+    def prompt(self, index: int) -> str:
+        """The prompt of an image."""
+        return self.prompts[index % len(self.prompts)]
+
+    def identity(self, origin: dict[str, Any]) -> dict[str, Any]:
+        """What must not change between the sessions that fill a directory; more images may be asked for."""
+        return {
+            **origin,
+            "prompts_sha256": hashlib.sha256("\n".join(self.prompts).encode()).hexdigest(),
+            "scheduler": self.sampler.name,
+            "steps": self.sampler.steps,
+            "guidance": self.guidance,
+            "seed": self.seed,
+            "size": list(self.size),
+            "noise_scale": self.noise_scale,
+            "format": self.kind,
+        }
+
+    def blocks(self) -> list[range]:
+        """The bounds of what is drawn and written together."""
+        length = self.batch_size if self.kind == "png" else GROUP
+        return [range(first, min(first + length, self.num)) for first in range(0, self.num, length)]
+
+
+def start_of(pipeline: Any, request: Request, indices: range) -> Start:
+    """Noise and token ids of some images."""
+    size, prompts = request.size, [request.prompt(index) for index in indices]
+    factor = pipeline.vae_scale_factor
+    shape = (pipeline.unet.config.in_channels, size[0] // factor, size[1] // factor)
+    start = draw_start(shape, len(indices), 0, request.seed, pipeline.device, request.noise_scale, indices.start)
+    return dataclasses.replace(start, labels=tokenize(pipeline.tokenizer, prompts).to(pipeline.device))
+
+
+def generate(pipeline: Any, request: Request, out: Path, origin: dict[str, Any], rank: int = 0, ranks: int = 1) -> int:
+    """Draws what is not there yet of this process's share.
+
+    Arguments:
+        pipeline: The pipeline, with the sampler's scheduler.
+        request: What to draw.
+        out: The directory.
+        origin: What identifies the model.
+        rank: The number of this process.
+        ranks: How many processes there are.
+
+    Returns:
+        How many images this process drew.
+
+    Raises:
+        InputError: If the directory holds something else than images of the same request.
+    """
+    _claim(out, request.identity(origin))
+    missing = [block for block in request.blocks()[rank::ranks] if not _is_there(out, block, request)]
+    for block in tracked(missing, f"drawing {sum(map(len, missing))} images", len(missing)):
+        prompts = [request.prompt(index) for index in block]
+        images = torch.cat([_images(pipeline, request, part) for part in _batches(block, request.batch_size)])
+        _write(out, block, images, prompts, request)
+    return sum(map(len, missing))
+
+
+def finish(out: Path, request: Request) -> None:
+    """Writes the prompts beside the images, for one process to do when all are done."""
+    if request.kind == "png":
+        lines = [
+            json.dumps({"file_name": str(_png(index)), "text": request.prompt(index)}, ensure_ascii=False)
+            for index in range(request.num)
+        ]
+        write_text(out / METADATA, "".join(f"{line}\n" for line in lines))
+
+
+def clear(out: Path) -> None:
+    """Removes what an earlier request left in a directory, and nothing else.
+
+    Raises:
+        InputError: If the directory holds something else than images of a request.
+    """
+    if not out.exists():
+        return
+    if not (out / SETTINGS).is_file():
+        raise InputError(f"--overwrite needs a directory of images of this command, got {out}: remove it by hand.")
+    shutil.rmtree(out)
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    path = out / SETTINGS
+    if not path.exists():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out must be a new directory or one to resume, got {out} with other contents.")
+        write_json(path, identity)
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be readable JSON, got: {error}.") from None
+    differing = sorted(key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key))
+    if differing:
+        raise InputError(
+            f"{out} holds images of another request, which differs in {', '.join(differing)}: give another --out, or "
+            "add --overwrite."
+        )
+
+
+def _batches(block: range, size: int) -> Iterator[range]:
+    for first in range(0, len(block), size):
+        yield block[first : first + size]
+
+
+def _images(pipeline: Any, request: Request, indices: range) -> Tensor:
+    start = start_of(pipeline, request, indices)
+    return draw(pipeline, start, request.sampler, request.guidance, request.size).images.cpu()
+
+
+def _png(index: int) -> Path:
+    return Path(f"{index // GROUP:05d}") / f"{index:08d}.png"
+
+
+def _shard(block: range) -> str:
+    return f"images-{block.start:08d}-{block.stop:08d}.npz"
+
+
+def _is_there(out: Path, block: range, request: Request) -> bool:
+    if request.kind == "npz":
+        return (out / _shard(block)).is_file()
+    return all((out / _png(index)).is_file() for index in block)
+
+
+def _write(out: Path, block: range, images: Tensor, prompts: Sequence[str], request: Request) -> None:
+    if request.kind == "png":
+        for index, image in zip(block, images, strict=True):
+            write_bytes(out / _png(index), encode_png(image))
+        return
+    buffer = io.BytesIO()
+    pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
+    np.savez_compressed(buffer, images=pixels, prompts=np.array(prompts, dtype=str))
+    write_bytes(out / _shard(block), buffer.getvalue())
