@@ -35,9 +35,10 @@ def sample_text(arguments: Sample) -> None:
     else:
         if arguments.overwrite and processes.is_main_process:
             generate.clear(arguments.out)
-        processes.wait_for_everyone()
+        with processes.main_process_first():
+            generate.claim(arguments.out, request, model.origin)
         rank, ranks = processes.process_index, processes.num_processes
-        drawn = generate.generate(model.pipeline, request, arguments.out, model.origin, rank, ranks)
+        drawn = generate.generate(model.pipeline, request, arguments.out, rank, ranks)
         processes.wait_for_everyone()
     processes.destroy_process_group()
     if processes.is_main_process:

@@ -97,24 +97,19 @@ def start_of(pipeline: Any, request: Request, indices: range) -> Start:
     return dataclasses.replace(start, labels=tokenize(pipeline.tokenizer, prompts).to(pipeline.device))
 
 
-def generate(pipeline: Any, request: Request, out: Path, origin: dict[str, Any], rank: int = 0, ranks: int = 1) -> int:
-    """Draws what is not there yet of this process's share.
+def generate(pipeline: Any, request: Request, out: Path, rank: int = 0, ranks: int = 1) -> int:
+    """Draws what is not there yet of this process's share, into a directory that was claimed.
 
     Arguments:
         pipeline: The pipeline, with the sampler's scheduler.
         request: What to draw.
         out: The directory.
-        origin: What identifies the model.
         rank: The number of this process.
         ranks: How many processes there are.
 
     Returns:
         How many images this process drew.
-
-    Raises:
-        InputError: If the directory holds something else than images of the same request.
     """
-    _claim(out, request.identity(origin))
     missing = [block for block in request.blocks()[rank::ranks] if not _is_there(out, block, request)]
     for block in tracked(missing, f"drawing {sum(map(len, missing))} images", len(missing)):
         prompts = [request.prompt(index) for index in block]
@@ -146,7 +141,13 @@ def clear(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> None:
+def claim(out: Path, request: Request, origin: dict[str, Any]) -> None:
+    """Takes a directory for a request, or goes on in one that was; of several processes the first does so first.
+
+    Raises:
+        InputError: If the directory holds something else than images of the same request.
+    """
+    identity = request.identity(origin)
     path = out / SETTINGS
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
