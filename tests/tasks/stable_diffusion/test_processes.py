@@ -17,7 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "immiscible.cli"]
+# Without the two dashes Python 3.11's argparse takes --num for one of torchrun's own flags.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "immiscible.cli"]
 ALONE = [sys.executable, "-m", "immiscible.cli"]
 pytestmark = pytest.mark.slow
 
