@@ -41,7 +41,10 @@ def error_of(capsys: pytest.CaptureFixture[str], words: list[str], status: int =
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["fly"], "unknown command 'fly': one of train, compare, sample, evaluate, export, describe"),
+        (
+            ["fly"],
+            "unknown command 'fly': one of train, compare, make-tiny-sd, sample, inpaint, evaluate, export, describe",
+        ),
         (["train", "fast"], "unknown command 'train fast': one of train flow, train ddim, train consistency"),
         (["train", "flow"], "--out"),
         ([*TRAIN, "--out", "x", "--steps", "many"], "invalid literal for int() with base 10: 'many'"),

@@ -266,3 +266,35 @@ def test_comparison_of_couplings(configure: Configure, tiny: Path, tmp_path: Pat
         for name in ("independent", "knn-64")
     ]
     assert weights[0].keys() == weights[1].keys()
+
+
+def test_bfloat16_accumulation_and_all_extras_train(configure: Configure) -> None:
+    config = configure(
+        mode="finetune",
+        mixed_precision="bf16",
+        accumulation=2,
+        min_snr=5.0,
+        noise_offset=0.1,
+        input_perturbation=0.1,
+        schedule_shift=0.5,
+        prediction="v",
+        coupling="assignment",
+        within_classes=True,
+    )
+    summary = train(config, verbose=False)
+    assert 0 < summary["loss"] < 10
+    task: Any = load_run(config.out).task
+    assert task.pipeline().scheduler.config["prediction_type"] == "v_prediction"
+    assert task.pipeline().scheduler.config["trained_betas"] is not None
+
+
+def test_eight_bit_adam_needs_its_library(configure: Configure) -> None:
+    with pytest.raises(InputError, match="--optimizer adamw8bit needs bitsandbytes"):
+        train(configure(optimizer="adamw8bit"), verbose=False)
+
+
+def test_grey_images_become_colour_and_the_size_is_the_models(configure: Configure) -> None:
+    config = configure(steps=1)
+    train(config, verbose=False)
+    saved = json.loads((config.out / "config.json").read_text())
+    assert saved["data_shape"] == [3, 16, 16]
