@@ -14,3 +14,9 @@ class InputError(ToldError, ValueError):
     """
 
     exit_status = 2
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What another library's error says, on one line and without a full stop, cut where it is long."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= most else f"{text[:most]} ..."

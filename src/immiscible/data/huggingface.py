@@ -21,8 +21,9 @@ from immiscible.data import cache
 from immiscible.data.captions import check_captions
 from immiscible.data.decoding import Content, Corrupt, Encoded
 from immiscible.data.gather import Numbered, gather
+from immiscible.data.hub import unreachable
 from immiscible.data.images import Images, number_classes
-from immiscible.errors import InputError
+from immiscible.errors import InputError, one_line
 
 PREFIX = "hf:"
 LABEL = "label"
@@ -87,7 +88,7 @@ def _from_disk(folder: str, split: str) -> Any:
     try:
         loaded = datasets.load_from_disk(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"`{folder}` must be a dataset of `save_to_disk`, got: {_line(error)}.") from error
+        raise InputError(f"`{folder}` must be a dataset of `save_to_disk`, got: {one_line(error)}.") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise InputError(f"--split must be one of {', '.join(map(str, loaded))} for `{folder}`, got {split}.")
@@ -100,22 +101,16 @@ def _from_disk(folder: str, split: str) -> Any:
 def _by_name(name: str, split: str) -> Any:
     import datasets
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
-    refused: Any = (*HfHubHTTPError.__bases__, DatasetsError, OSError, ValueError, RuntimeError)
+    refused = (*unreachable(), DatasetsError, RuntimeError)
     repository, _, configuration = name.partition("@")
     try:
         return datasets.load_dataset(repository, configuration or None, split=split)
     except refused as error:
         raise InputError(
             f"`hf:{name}` must be a dataset of the hub, reachable from here, with the split {split}, or a folder, got: "
-            f"{_line(error)}."
+            f"{one_line(error)}."
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _image_column(table: Any, spec: str, asked: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from immiscible.errors import InputError
+from immiscible.errors import InputError, one_line
 from immiscible.training.pictures import to_uint8
 
 CHUNK = 64
@@ -83,9 +83,8 @@ def load_clip(source: str) -> ClipScore:
         model: Any = CLIPModel.from_pretrained(place, use_safetensors=True)
         processor = CLIPProcessor.from_pretrained(place)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"--clip must be a folder with a CLIP model, or its name on a hub that can be reached from here, got "
-            f"{source}: {reason}"
+            f"{source}: {one_line(error)}"
         ) from error
     return ClipScore(source, model.eval(), processor)

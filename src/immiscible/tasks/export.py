@@ -6,19 +6,19 @@ none: the MLP, flows (diffusers has no unconditional pipeline for them), scaled 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible.errors import InputError
+from immiscible.data.hub import unreachable
+from immiscible.errors import InputError, one_line
 from immiscible.networks import UNet
 from immiscible.tasks.card import model_card
 from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
 from immiscible.tasks.ddim import DiffusionTask
 from immiscible.tasks.runs import Run
 from immiscible.training.events import say
+from immiscible.training.files import check_new, write_folder
 from immiscible.training.recipes import StableDiffusionConfig
 
 METHODS = {"ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
@@ -48,16 +48,12 @@ def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[
     method = methods[0] if sampler == "auto" else sampler
     if method not in methods:
         raise InputError(f"--sampler must be one of {', '.join(methods)} for {run.config.task}, got {sampler}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"DIR must be a new directory, got {out} with other contents.")
+    check_new(out)
     pipeline = _pipeline(run, method)
     name = type(pipeline).__name__
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside, safe_serialization=True)
     there = [row for row in scores if row["step"] == run.step]
-    (aside / "README.md").write_text(model_card(run, name, there), encoding="utf-8")
-    os.replace(aside, out)
+    card = model_card(run, name, there)
+    write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card)
     return name
 
 
@@ -112,18 +108,14 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         InputError: If the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
-    unreachable: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)
     try:
         api = HfApi()
         say(f"uploading {folder} to {repository}")
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by immiscible"))
-    except unreachable as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+    except unreachable() as error:
         raise InputError(
             f"--push-to-hub needs a reachable hub, a login (`hf auth login`) and a name such as you/model, got: "
-            f"{reason}: the pipeline is in {folder}."
+            f"{one_line(error)}: the pipeline is in {folder}."
         ) from error

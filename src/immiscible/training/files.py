@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from immiscible.errors import InputError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -32,3 +36,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON, whole or not at all. NaN is refused, since it is no JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def check_new(out: Path) -> None:
+    """Checks that a directory is new or empty.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"DIR must be a new directory, got {out} with other contents.")
+
+
+def write_folder(out: Path, save: Callable[[Path], Any], card: str) -> None:
+    """Writes a directory and its model card beside its place, and moves it there when it is whole."""
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    save(aside)
+    (aside / "README.md").write_text(card, encoding="utf-8")
+    os.replace(aside, out)

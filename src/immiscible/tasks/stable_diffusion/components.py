@@ -18,7 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from immiscible.errors import InputError
+from immiscible.data.hub import unreachable
+from immiscible.errors import InputError, one_line
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.training.randomness import derive
 from immiscible.training.recipes import StableDiffusionRecipe
@@ -69,23 +70,15 @@ def locate(model: str) -> Path:
             f"--model must be a folder with a pipeline of diffusers, got {model}: there is no such folder."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The base of the hub's own error is that of whichever HTTP library this version of it uses.
-    unreachable: Any = (*HfHubHTTPError.__bases__, HFValidationError, OSError, ValueError)
     patterns = ["model_index.json", *(f"{part}/{kind}" for part in PARTS for kind in TRAINED_FILES)]
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
-    except unreachable as error:
+    except unreachable() as error:
         raise InputError(
             f"--model must be a folder, or the name of a pipeline on a hub that can be reached from here, got {model}: "
-            f"{_line(error)}: fetch it where there is a network (`hf download {model}`) and give its folder."
+            f"{one_line(error)}: fetch it where there is a network (`hf download {model}`) and give its folder."
         ) from error
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def read_configs(path: Path) -> dict[str, dict[str, Any]]:
@@ -190,7 +183,7 @@ def _load(kind: Any, path: Path, part: str) -> Any:
         return kind.from_pretrained(path, subfolder=part, local_files_only=True, **safe)
     except DAMAGE as error:
         raise InputError(
-            f"--model must have a {part} that {kind.__name__} can load, got {path}: {_line(error)}."
+            f"--model must have a {part} that {kind.__name__} can load, got {path}: {one_line(error)}."
         ) from error
 
 

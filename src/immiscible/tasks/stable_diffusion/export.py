@@ -10,8 +10,9 @@ from immiscible import __version__
 from immiscible.couplings import describe
 from immiscible.tasks.card import code, command, plain, score_table
 from immiscible.tasks.runs import Run
-from immiscible.tasks.stable_diffusion.pipelines import check_new, save_pipeline, write_folder
+from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
+from immiscible.training.files import check_new, write_folder
 from immiscible.training.recipes import StableDiffusionConfig
 
 LORA = "pytorch_lora_weights.safetensors"

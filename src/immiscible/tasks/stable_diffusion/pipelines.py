@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler, Samples
 from immiscible.samplers.base import Start
 from immiscible.tasks.stable_diffusion.components import load_components
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
+from immiscible.training.files import write_folder
 
 # What a pipeline is made with besides its parts: there is no safety checker.
 WITHOUT_CHECKER: dict[str, Any] = {
@@ -95,27 +92,7 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
     return Samples(drawn.images.float() * 2 - 1, len(pipeline.scheduler.timesteps))
 
 
-def check_new(out: Path) -> None:
-    """Checks that a directory is new or empty.
-
-    Raises:
-        InputError: If it is not.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"DIR must be a new directory, got {out} with other contents.")
-
-
 def save_pipeline(pipeline: Any, out: Path, card: str) -> None:
     """Writes a pipeline to a new directory."""
     with quiet():
         write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card)
-
-
-def write_folder(out: Path, save: Callable[[Path], Any], card: str) -> None:
-    """Writes a directory and its model card beside its place, and moves it there when it is whole."""
-    aside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    save(aside)
-    (aside / "README.md").write_text(card, encoding="utf-8")
-    os.replace(aside, out)

@@ -23,9 +23,10 @@ from immiscible.data.images import evenly_spaced
 from immiscible.errors import InputError
 from immiscible.tasks.published import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
-from immiscible.tasks.stable_diffusion.pipelines import check_new, make_pipeline, save_pipeline
+from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
 from immiscible.tasks.stable_diffusion.texts import captions_of
 from immiscible.training.events import say, tracked
+from immiscible.training.files import check_new
 from immiscible.training.randomness import derive, generator
 from immiscible.training.recipes import TinyPipeline
 
