@@ -40,10 +40,14 @@ def sample_text(arguments: Sample) -> None:
         rank, ranks = processes.process_index, processes.num_processes
         drawn = generate.generate(model.pipeline, request, arguments.out, rank, ranks)
         processes.wait_for_everyone()
+    # Without its group every process takes itself for the main one.
+    main = processes.is_main_process
     processes.destroy_process_group()
-    if processes.is_main_process:
-        generate.finish(arguments.out, request) if not arguments.out.suffix else None
-        _report(arguments, request, drawn)
+    if not main:
+        return
+    if not arguments.out.suffix:
+        generate.finish(arguments.out, request)
+    _report(arguments, request, drawn)
 
 
 def _report(arguments: Sample, request: generate.Request, drawn: int) -> None:

@@ -26,10 +26,12 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
         return
     summary = runs.train(config)
     processes = PartialState()
-    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline and processes.is_main_process:
+    # Without its group every process takes itself for the main one.
+    main = processes.is_main_process
+    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline and main:
         _write_pipeline(config.out, arguments.mode)
     processes.destroy_process_group()
-    if not processes.is_main_process:
+    if not main:
         return
     if arguments.json:
         print(json.dumps(summary, indent=2))

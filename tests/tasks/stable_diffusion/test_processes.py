@@ -42,6 +42,7 @@ def test_two_processes_train_one_run_and_share_the_encoding(tiny: Path, tmp_path
     done = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
     assert (out / "pipeline" / "model_index.json").exists(), done.stderr
     assert "8 paired at once" in done.stderr
+    assert done.stdout.count("6 steps, ") == 1
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
     assert len(list(tmp_path.glob("cache/latents/*/shard-*.safetensors"))) == 2
