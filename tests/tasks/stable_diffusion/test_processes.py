@@ -53,9 +53,9 @@ def test_two_processes_draw_what_one_draws(tiny: Path, tmp_path: Path) -> None:
     words = ["sample", str(tiny), "--num", "11", "--steps", "2", "--batch-size", "3", "--device", "cpu"]
     words += ["--prompts", str(tmp_path / "prompts.txt"), "--out"]
     for launcher, out in ((ALONE, "one"), (TORCHRUN, "two")):
-        subprocess.run(
-            [*launcher, *words, str(tmp_path / out)], env=environment(tmp_path), capture_output=True, timeout=240
-        )
+        line = [*launcher, *words, str(tmp_path / out)]
+        done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
+        assert done.stdout.count("11 images, 2 steps of ddim") == 1
     first, second = (sorted((tmp_path / out).rglob("*.*")) for out in ("one", "two"))
     assert [path.name for path in first] == [path.name for path in second]
     assert len(first) == 11 + 2
