@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +180,14 @@ def test_own_images_train(tmp_path: Path) -> None:
     words = [*TRAIN, "--data", str(tmp_path / "own.npz"), "--network", "unet", "--width", "8", "--steps", "2"]
     assert main([*words, "--out", str(tmp_path / "run"), "--accumulation", "2", "--mixed-precision", "bf16"]) == 0
     assert opened(tmp_path / "run/samples/step-2.png").mode == "RGB"
+
+
+def test_reader_that_goes_away_leaves_no_traceback() -> None:
+    words = [sys.executable, "-u", "-m", "immiscible.cli", "--help"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    told = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), told) == (141, "")

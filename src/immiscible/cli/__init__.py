@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
         return _complain("interrupted.", 130)
+    except BrokenPipeError:
+        # Who read our output has gone, as `head` does; nothing is left to be said to them, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def dispatch(words: list[str]) -> int:
