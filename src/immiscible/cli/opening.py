@@ -13,6 +13,7 @@ from immiscible.cli.arguments import Evaluate, FromRun, Sample
 from immiscible.errors import InputError
 from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks import runs
+from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.components import fingerprint
 from immiscible.training.checkpoint import weights_digest
 from immiscible.training.loop import check_device
@@ -42,7 +43,7 @@ def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> l
 
 def is_text_model(path: Path) -> bool:
     """Whether a directory holds a run of Stable Diffusion, or a pipeline of diffusers."""
-    if (path / "model_index.json").is_file():
+    if pipelines.is_pipeline(path):
         return True
     return (path / CONFIG).is_file() and read_config(path).get("task") == StableDiffusionConfig.task
 
@@ -70,8 +71,6 @@ class TextModel:
 
 def open_text_model(path: Path, step: int | None, device: torch.device | str) -> TextModel:
     """Opens a run of Stable Diffusion, or a pipeline of diffusers."""
-    from immiscible.tasks.stable_diffusion import pipelines
-
     if pipelines.is_pipeline(path):
         pipeline = pipelines.open_pipeline(path).to(device)
         side = pipelines.image_size(pipeline)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler
-from immiscible.tasks.stable_diffusion.pipelines import WITHOUT_CHECKER
+from immiscible.tasks.stable_diffusion.pipelines import WITHOUT_CHECKER, embeddings
 from immiscible.tasks.stable_diffusion.quiet import quiet
-from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
+from immiscible.tasks.stable_diffusion.texts import tokenize
 from immiscible.training.events import tracked
 from immiscible.training.randomness import derive
 
@@ -115,13 +114,10 @@ def _painter(pipeline: Any, sampler: PipelineSampler) -> Any:
 
 @torch.no_grad()
 def _paint(painter: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how: Painting, first: int) -> Tensor:
-    device = painter.device
-    ids = tokenize(painter.tokenizer, prompts).to(device)
-    empty = tokenize(painter.tokenizer, [""]).to(device).expand_as(ids)
+    ids = tokenize(painter.tokenizer, prompts).to(painter.device)
     seeds = [derive(how.seed, "inpaint", first + i) for i in range(len(x))]
     drawn = painter(
-        prompt_embeds=encode_tokens(painter.text_encoder, ids),
-        negative_prompt_embeds=encode_tokens(painter.text_encoder, empty) if how.guidance > 1 else None,
+        **embeddings(painter, ids, how.guidance),
         image=(x + 1) / 2,
         mask_image=mask.expand(len(x), 1, -1, -1),
         height=x.shape[2],
@@ -147,8 +143,3 @@ def check_size(pipeline: Any, size: int) -> int:
     if size % unit:
         raise InputError(f"--image-size must be a multiple of {unit} for this model, got {size}.")
     return size
-
-
-def default_out(path: Path, mask: str) -> Path:
-    """Where paintings of a run go."""
-    return path / "inpaint" / (mask if mask in MASKS else Path(mask).stem)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from immiscible.samplers import PipelineSampler, Samples
 from immiscible.samplers.base import Start
@@ -61,6 +62,15 @@ def image_size(pipeline: Any) -> int:
     return int(pipeline.unet.config.sample_size) * pipeline.vae_scale_factor
 
 
+def embeddings(pipeline: Any, ids: Tensor, guidance: float) -> dict[str, Tensor | None]:
+    """What a pipeline is called with in place of prompts with some token ids, with shape (B, L)."""
+    empty = tokenize(pipeline.tokenizer, [""]).to(ids.device).expand_as(ids)
+    return {
+        "prompt_embeds": encode_tokens(pipeline.text_encoder, ids),
+        "negative_prompt_embeds": encode_tokens(pipeline.text_encoder, empty) if guidance > 1 else None,
+    }
+
+
 @torch.no_grad()
 def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float, size: tuple[int, int]) -> Samples:
     """Calls a pipeline.
@@ -77,10 +87,8 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
     """
     ids = start.labels
     assert ids is not None
-    empty = tokenize(pipeline.tokenizer, [""]).to(ids.device).expand_as(ids)
     drawn = pipeline(
-        prompt_embeds=encode_tokens(pipeline.text_encoder, ids),
-        negative_prompt_embeds=encode_tokens(pipeline.text_encoder, empty) if guidance > 1 else None,
+        **embeddings(pipeline, ids, guidance),
         latents=start.noise,
         generator=start.generators(),
         height=size[0],
