@@ -28,7 +28,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from immiscible import KNN, LinearAssignment
-from immiscible.couplings import assignment
+from immiscible.couplings import solvers
 from immiscible.training.files import write_text
 
 THREADS = 2
@@ -242,12 +242,12 @@ def blocks(repeats: int) -> Iterator[Row]:
 @contextmanager
 def warm_from(count: int) -> Iterator[None]:
     """Starts the solver warm from this size on."""
-    before = assignment.WARM_FROM
-    assignment.WARM_FROM = count
+    before = solvers.WARM_FROM
+    solvers.WARM_FROM = count
     try:
         yield
     finally:
-        assignment.WARM_FROM = before
+        solvers.WARM_FROM = before
 
 
 def cold(x: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from immiscible import InputError, LinearAssignment, assign
-from immiscible.couplings import assignment
-from immiscible.couplings.assignment import solver
+from immiscible.couplings import solvers
+from immiscible.couplings.assignment import SEEDS
+from immiscible.couplings.joint import _groups
+from immiscible.couplings.solvers import jonker_volgenant
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -81,7 +83,7 @@ def test_kernel_of_the_warm_start_does_not_vanish_beside_outliers():
     noise = torch.randn(800, 1, generator=seeded(1))
     # Every datum prefers one of these by more than float32 exponentials can tell.
     noise[:4] = 1e4 * signs[:4]
-    assert assignment._reduce(-(signs @ noise.T)).isfinite().all()
+    assert solvers.reduce(-(signs @ noise.T)).isfinite().all()
     best = noise.squeeze(1).sort().values
     expected = (best[400:].sum() - best[:400].sum()).item()
     assert (signs * LinearAssignment()(signs, noise)).sum().item() == pytest.approx(expected, rel=1e-5)
@@ -97,13 +99,13 @@ def test_total_is_that_of_pot():
 def test_warm_start_changes_the_time_alone(monkeypatch):
     x, noise = batch(397, 3, 5)
     warm = LinearAssignment()(x, noise)
-    monkeypatch.setattr(assignment, "WARM_FROM", 10**9)
+    monkeypatch.setattr(solvers, "WARM_FROM", 10**9)
     assert_same(LinearAssignment()(x, noise), warm)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_warm_start_of_tiny_problems_is_exact(monkeypatch, seed):
-    monkeypatch.setattr(assignment, "WARM_FROM", 2)
+    monkeypatch.setattr(solvers, "WARM_FROM", 2)
     x, noise = batch(5, 3, seed=seed)
     least = min(squared_distance(x, noise[list(order)]) for order in itertools.permutations(range(5)))
     assert squared_distance(x, LinearAssignment()(x, noise)) == pytest.approx(least, rel=1e-6)
@@ -111,7 +113,7 @@ def test_warm_start_of_tiny_problems_is_exact(monkeypatch, seed):
 
 def test_warm_start_leaves_little_to_reduce():
     x, noise = batch(256, 3, 5)
-    reduced = assignment._reduce(-(x.flatten(1) @ noise.flatten(1).T))
+    reduced = solvers.reduce(-(x.flatten(1) @ noise.flatten(1).T))
     assert reduced.amin() >= 0
     assert_same(reduced.amin(1), torch.zeros(256))
     # A dual bound close to the optimum: what the best pairs still cost is little.
@@ -197,16 +199,16 @@ def test_names_of_the_classes_do_not_matter():
 @pytest.mark.parametrize("labelled", [False, True])
 def test_blocks_are_small_random_and_within_classes(block, labelled):
     labels = torch.arange(97) % 3 if labelled else None
-    groups = assignment._groups(97, labels, block, seeded(1))
+    groups = _groups(97, labels, block, 1)
     assert torch.cat(groups).sort().values.tolist() == list(range(97))
     assert max(map(len, groups)) <= block
     if labelled:
         assert all(len(set((group % 3).tolist())) == 1 for group in groups)
-    assert not torch.cat(groups).equal(torch.cat(assignment._groups(97, labels, block, seeded(2))))
+    assert not torch.cat(groups).equal(torch.cat(_groups(97, labels, block, 2)))
 
 
 def test_no_more_blocks_than_needed():
-    assert [len(assignment._groups(97, None, block, seeded())) for block in (2, 10, 32, 33, 48, 49, 96)] == [
+    assert [len(_groups(97, None, block)) for block in (2, 10, 32, 33, 48, 49, 96)] == [
         49, 10, 4, 3, 3, 2, 2,
     ]  # fmt: skip
 
@@ -215,7 +217,8 @@ def test_no_more_blocks_than_needed():
 def test_blocks_solve_each_of_them(labels):
     x, noise = batch(97, 3, 5)
     coupled = LinearAssignment(block=10)(x, noise, labels=labels, generator=seeded(3))
-    for group in assignment._groups(97, labels, 10, seeded(3)):
+    drawn = int(torch.randint(SEEDS, (1,), generator=seeded(3)))
+    for group in _groups(97, labels, 10, drawn):
         assert_same(coupled[group], LinearAssignment()(x[group], noise[group]))
 
 
@@ -303,10 +306,10 @@ def test_assign_refuses_what_is_not_square_or_finite(cost, message):
 @pytest.fixture
 def without_lapjvr(monkeypatch):
     """Another package provides the module `lap`, and its solver is looked for anew, before and after the test."""
-    monkeypatch.setattr(assignment, "lap", ModuleType("lap"))
-    solver.cache_clear()
+    monkeypatch.setattr(solvers, "lap", ModuleType("lap"))
+    jonker_volgenant.cache_clear()
     yield
-    solver.cache_clear()
+    jonker_volgenant.cache_clear()
 
 
 @pytest.mark.usefixtures("without_lapjvr")
@@ -333,7 +336,7 @@ def test_without_any_solver_the_error_names_the_fix(monkeypatch):
 
 
 def test_lapx_solves_without_a_warning():
-    solver.cache_clear()
+    jonker_volgenant.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LinearAssignment()(*batch(5, 3))

@@ -24,9 +24,22 @@ SPELLINGS = [
     "knn:2.5:dot",
     "assignment",
     "assignment:3",
+    "assignment:auction",
+    "assignment:sinkhorn",
+    "assignment:slabs:3",
+    "assignment:auto",
+    "assignment:global",
     "assignment@0.5",
 ]
-DRAWS = ["knn:4", "knn:4:dot", "knn:2.5:dot", "assignment:3", "assignment@0.5"]
+DRAWS = [
+    "knn:4",
+    "knn:4:dot",
+    "knn:2.5:dot",
+    "assignment:3",
+    "assignment:sinkhorn",
+    "assignment:slabs:3",
+    "assignment@0.5",
+]
 HALVES = [torch.float16, torch.bfloat16]
 DTYPES = [
     (torch.float32, torch.float32),

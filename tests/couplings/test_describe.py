@@ -41,7 +41,7 @@ def test_marginal_says_whether_the_law_stays_exact():
 
 
 def test_cost_is_written_with_powers():
-    assert "O(B^2 D)" in describe("assignment").cost
+    assert "O(N^2 D)" in describe("assignment").cost
     assert "O(B (D + k))" in describe("knn:8").cost
 
 

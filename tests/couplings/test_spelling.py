@@ -18,6 +18,10 @@ SPELLED = {
     "knn:2.5:dot": KNN(2.5, "dot"),
     "assignment": LinearAssignment(),
     "assignment:512": LinearAssignment(block=512),
+    "assignment:slabs": LinearAssignment(solver="slabs"),
+    "assignment:auto:4096:global": LinearAssignment(4096, "auto", "global"),
+    "assignment:global": LinearAssignment(pool="global"),
+    "assignment:sinkhorn@0.5": Mixed(LinearAssignment(solver="sinkhorn"), 0.5),
     "assignment@0.5": Mixed(LinearAssignment(), 0.5),
     "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
     "knn:2.5:dot@1": Mixed(KNN(2.5, "dot"), 1),
@@ -39,6 +43,7 @@ def test_spelling_names_its_coupling_and_back(spelling):
         ("knn:8.0", "knn:8"),
         ("knn:1e3", "knn:1000"),
         ("assignment@5e-1", "assignment@0.5"),
+        ("assignment:global:exact:64", "assignment:64:global"),
     ],
 )
 def test_other_ways_to_write_the_same(other, spelling):

@@ -1,10 +1,11 @@
 """Which noise goes with which datum. Knows no model, no task and no file."""
 
-from immiscible.couplings.assignment import LinearAssignment, assign
+from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
+from immiscible.couplings.solvers import assign
 from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.couplings.spelling import coupling
 

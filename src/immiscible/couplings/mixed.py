@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.base import Coupling, Independent, check_inputs, eager
+from immiscible.couplings.ranks import ranks_of
 from immiscible.errors import InputError
 
 
@@ -47,7 +48,9 @@ class Mixed:
         """Couples or not, see :class:`~immiscible.couplings.base.Coupling`. The coin is the generator's first draw."""
         check_inputs(x, noise, labels, generator)
         device = x.device if generator is not None else "cpu"
-        heads = torch.rand((), generator=generator, device=device, dtype=torch.float32).item() < self.p
+        coin = torch.rand((), generator=generator, device=device, dtype=torch.float32)
+        # Ranks that share a pool must toss alike, or some would wait for the others for ever.
+        heads = ranks_of(self.coupling).from_first(coin).item() < self.p
         chosen = self.coupling if heads else Independent()
         return chosen(x, noise, labels=labels, generator=generator)
 

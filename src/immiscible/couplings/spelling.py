@@ -5,28 +5,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.base import Coupling, Independent
+from immiscible.couplings.ladder import NAMES as SOLVERS
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
 from immiscible.errors import InputError
 
-ALLOWED = "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, each with an optional @PROBABILITY"
+ALLOWED = (
+    "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto), "
+    "assignment:global, each with an optional @PROBABILITY"
+)
 
 
 def coupling(spelling: str | Coupling) -> Coupling:
     """Reads the spelling of a coupling. What is a coupling already is returned as it is.
 
     Arguments:
-        spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``, or one of these
-            followed by ``@0.5`` to couple in that share of the batches.
+        spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``,
+            ``assignment:slabs:global``, or one of these followed by ``@0.5`` to couple in that share of the batches.
 
     Raises:
         InputError: If the spelling is unknown, or one of its numbers is out of range.
 
     Example:
-        >>> coupling("assignment:512@0.5")
-        Mixed(coupling=LinearAssignment(block=512), p=0.5)
+        >>> coupling("assignment:512@0.5").coupling.block
+        512
     """
     if not isinstance(spelling, str):
         if callable(spelling):
@@ -45,12 +51,26 @@ def _plain(inner: str, spelling: str) -> Coupling:
             return KNN(_number(k, spelling))
         case ["knn", k, "dot" | "l2" as score]:
             return KNN(_number(k, spelling), score)
-        case ["assignment"]:
-            return LinearAssignment()
-        case ["assignment", block]:
-            return LinearAssignment(int(_number(block, spelling, whole=True)))
+        case ["assignment", *settings]:
+            return _assignment(settings, spelling)
         case _:
             raise _unknown(spelling)
+
+
+def _assignment(settings: list[str], spelling: str) -> LinearAssignment:
+    """An assignment from its settings, each at most once: a solver, a block size, ``global``."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        if setting in SOLVERS:
+            name, value = "solver", setting
+        elif setting == "global":
+            name, value = "pool", setting
+        else:
+            name, value = "block", int(_number(setting, spelling, whole=True))
+        if name in values:
+            raise _unknown(spelling)
+        values[name] = value
+    return LinearAssignment(**values)
 
 
 def _number(text: str, spelling: str, whole: bool = False) -> float:

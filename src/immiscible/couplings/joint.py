@@ -1,0 +1,246 @@
+"""One assignment over everything that is paired together: a batch, or what several processes bring to a pool.
+
+Every rank computes the rows of the cost that belong to its own data, so the matrix product is shared out. One collective
+takes the rows to the first rank (for slabs: coordinates along a few components instead), which solves; another sends
+the index vector back. No noise travels here: the ranks either know all of it already or draw it again from a seed.
+
+Solving is apart from beginning, so that it can happen in a thread while a network trains. Collectives are called by the
+thread that calls :func:`begin` and :meth:`Pending.order` only, never by the one that solves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible.couplings.base import full_float32, rows
+from immiscible.couplings.ladder import Method, chosen
+from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.slabs import BLOCK, SAMPLE, leading_components, slabs
+from immiscible.couplings.solvers import SOLVERS
+from immiscible.errors import InputError
+
+Problem = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    r"""What a rank brings to a pool. The pool lists the data of the first rank, then those of the second, and so on.
+
+    Arguments:
+        x: The data of this rank as they are ranked, with shape (n, \\*). Other ranks may have more or fewer.
+        labels: The class of each within which noise stays, with shape (n,), or None on all ranks.
+        noise: Gives the pool's noise from one place of the pool to another, in pieces of shape (m, \\*); the same on
+            all ranks.
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    noise: Callable[[int, int], Iterable[Tensor]]
+
+
+class Pending:
+    """An assignment that is being solved.
+
+    Attributes:
+        counts: How many data each rank brought.
+    """
+
+    def __init__(self, ranks: Ranks, counts: list[int], problem: Problem | None, executor: Executor | None) -> None:
+        self.counts = counts
+        self._ranks = ranks
+        self._problem = problem
+        self._future: Future[Tensor] | None = executor.submit(problem) if executor and problem else None
+
+    def order(self) -> Tensor:
+        """Waits for the assignment; all ranks must ask.
+
+        Returns:
+            For each datum of the pool the place of its noise in the pool, ``int64`` on the CPU with shape (N,).
+        """
+        order, error = torch.full((sum(self.counts),), -1, device="cpu"), None
+        try:
+            if self._problem is not None:
+                order = self._future.result() if self._future else self._problem()
+        except BaseException as raised:
+            error = raised
+        # The others wait for this, whatever happened here. Whole numbers of 32 bits are enough, and half as many bytes.
+        order = self._ranks.from_first(order.int()).long()
+        if error is not None:
+            raise error
+        if len(order) and order[0] < 0:
+            raise RuntimeError("the first rank of the pool could not pair it: its own message says why.")
+        return order
+
+
+def agree(x: Tensor, labels: Tensor | None, ranks: Ranks, error: InputError | None = None) -> list[int]:
+    """How many data each rank brings, once it is clear that all fit together; all ranks must call it.
+
+    Arguments:
+        x: The data of this rank.
+        labels: Their classes, or None.
+        ranks: Who shares the pool.
+        error: What is wrong with the input of this rank. Every rank then raises, instead of waiting for this one.
+
+    Raises:
+        InputError: If the input of any rank is wrong, or does not fit that of the others.
+    """
+    facts = [-1, 0, 0] if error else [len(x), rows(x).shape[1], int(labels is not None)]
+    every = ranks.facts(facts, x.device)
+    if error:
+        raise error
+    for rank, (count, *form) in enumerate(every):
+        if count < 0:
+            raise InputError(f"rank {rank} of the pool was given wrong input: its own message says what.")
+        if form != every[0][1:]:
+            raise InputError(
+                f"all ranks of a pool must bring data of one size, all with labels or none, got {every[0][1]} values "
+                f"on rank 0 and {form[0]} on rank {rank}, labels {bool(every[0][2])} and {bool(form[1])}."
+            )
+    counts = [count for count, *_ in every]
+    if not sum(counts):
+        raise InputError("a pool must have at least one datum, got none on any rank.")
+    return counts
+
+
+def begin(
+    share: Share, ranks: Ranks, counts: list[int], method: Method, seed: int, executor: Executor | None = None
+) -> Pending:
+    """Computes the cost of a pool; all ranks must call it.
+
+    Arguments:
+        share: What this rank brings.
+        ranks: Who shares the pool.
+        counts: How many data each rank brings, see :func:`agree`.
+        method: How to solve; the same on all ranks.
+        seed: The seed of what is random in that; the same on all ranks.
+        executor: Solves there, if given, and else when the assignment is asked for.
+    """
+    total = sum(counts)
+    labels = None if share.labels is None else ranks.concatenate(share.labels.long(), counts).cpu()
+    groups = _groups(total, labels, None)
+    method = chosen(method, max(map(len, groups)), rows(share.x).shape[1], share.x.device)
+    with full_float32(share.x.device):
+        if method.solver == "slabs":
+            problem = _slabs(share, ranks, counts, groups, method, seed)
+        else:
+            groups = _groups(total, labels, method.block, seed)
+            problem = _costs(share, ranks, counts, groups, method, seed)
+    return Pending(ranks, counts, problem, executor)
+
+
+def _groups(total: int, labels: Tensor | None, block: int | None, seed: int = 0) -> list[Tensor]:
+    """The ascending index sets inside which noises may change places: all, or classes, or random blocks of either."""
+    groups = [torch.arange(total, device="cpu")]
+    if labels is not None:
+        groups = list(labels.argsort(stable=True).split(labels.unique(return_counts=True)[1].tolist()))
+    if block is None or block >= max(map(len, groups)):
+        return groups
+    draws = torch.Generator("cpu").manual_seed(seed)
+    shuffled = (group[torch.randperm(len(group), generator=draws, device="cpu")] for group in groups)
+    return [part.sort().values for group in shuffled for part in group.tensor_split(-(-len(group) // block))]
+
+
+def _within(group: Tensor, first: int, last: int) -> Tensor:
+    """The part of an ascending index set from one place to another."""
+    low, high = torch.searchsorted(group, torch.tensor([first, last], device="cpu")).tolist()
+    return group[low:high]
+
+
+def _spans(counts: list[int]) -> list[tuple[int, int]]:
+    """Where the data of each rank lie in the pool."""
+    ends = [sum(counts[: rank + 1]) for rank in range(len(counts))]
+    return [(end - count, end) for end, count in zip(ends, counts, strict=True)]
+
+
+def _costs(
+    share: Share, ranks: Ranks, counts: list[int], groups: list[Tensor], method: Method, seed: int
+) -> Problem | None:
+    """What is left to do on the first rank, once it has the cost of every group."""
+    spans = _spans(counts)
+    own = [_within(group, *spans[ranks.rank]) - spans[ranks.rank][0] for group in groups]
+    costs = _own_costs(share, groups, own, sum(counts))
+    if ranks.size > 1:
+        sizes = [sum(len(_within(group, *span)) * len(group) for group in groups) for span in spans]
+        parts = ranks.to_first(torch.cat([cost.flatten() for cost in costs]), sizes)
+        if not parts:
+            return None
+        costs = _assembled(parts, groups, spans)
+
+    def solve() -> Tensor:
+        order = torch.arange(sum(counts), device="cpu")
+        for group, cost in zip(groups, costs, strict=True):
+            order[group] = group[SOLVERS[method.solver](cost, seed)]
+        return order
+
+    return solve
+
+
+def _own_costs(share: Share, groups: list[Tensor], own: list[Tensor], total: int) -> list[Tensor]:
+    """This rank's rows of each group's cost, up to terms that no permutation changes."""
+    data = rows(share.x).float()
+    points = [_chosen(data, index) for index in own]
+    costs: list[list[Tensor]] = [[] for _ in groups]
+    first = 0
+    for piece in share.noise(0, total):
+        noise = rows(piece).float()
+        for cost, point, group in zip(costs, points, groups, strict=True):
+            members = _within(group, first, first + len(noise)) - first
+            cost.append((point @ _chosen(noise, members).T).neg_())
+        first += len(noise)
+    return [cost[0] if len(cost) == 1 else torch.cat(cost, 1) for cost in costs]
+
+
+def _chosen(values: Tensor, index: Tensor) -> Tensor:
+    """Some rows, or all of them without a copy."""
+    return values if len(index) == len(values) else values.index_select(0, index.to(values.device))
+
+
+def _assembled(parts: list[Tensor], groups: list[Tensor], spans: list[tuple[int, int]]) -> list[Tensor]:
+    """The cost of each group, from what the ranks sent."""
+    at = [0] * len(parts)
+    costs = []
+    for group in groups:
+        cost = []
+        for rank, span in enumerate(spans):
+            size = len(_within(group, *span)) * len(group)
+            cost.append(parts[rank][at[rank] : at[rank] + size].view(-1, len(group)))
+            at[rank] += size
+        costs.append(torch.cat(cost))
+    return costs
+
+
+def _slabs(
+    share: Share, ranks: Ranks, counts: list[int], groups: list[Tensor], method: Method, seed: int
+) -> Problem | None:
+    """What is left to do on the first rank, once it has the coordinates of all data and noise."""
+    data = rows(share.x).float()
+    span = _spans(counts)[ranks.rank]
+    basis = _basis(data, ranks, counts)
+    noise = [rows(piece).float() @ basis for piece in share.noise(*span)]
+    noise = torch.cat(noise) if noise else data[:0] @ basis
+    parts = ranks.to_first(torch.cat([data @ basis, noise], 1), counts)
+    if not parts:
+        return None
+    points, others = torch.cat(parts).cpu().chunk(2, dim=1)
+
+    def solve() -> Tensor:
+        order = torch.arange(len(points), device="cpu")
+        for group in groups:
+            order[group] = group[slabs(points[group], others[group], seed, method.block or BLOCK)]
+        return order
+
+    return solve
+
+
+def _basis(data: Tensor, ranks: Ranks, counts: list[int]) -> Tensor:
+    """The leading components of the pool, fitted by the first rank to a sample of what each rank has."""
+    wanted = [min(count, -(-SAMPLE * count // sum(counts))) for count in counts]
+    own = torch.arange(wanted[ranks.rank], device=data.device) * len(data) // max(wanted[ranks.rank], 1)
+    sample = ranks.concatenate(data[own], wanted)
+    basis = leading_components(sample)
+    return ranks.from_first(basis)

@@ -1,0 +1,87 @@
+"""Which solver for which pool: the rungs of the ladder, and the choice that ``solver="auto"`` makes.
+
+``exact`` finds the optimum in time that grows as :math:`N^3`; ``auction`` comes within a per cent of it on the device of
+the data; ``sinkhorn`` draws from an entropic plan; ``slabs`` keeps about nine tenths of the reduction in time that grows
+as :math:`N`. With a block size the pool is cut first, at random, except for slabs, which have blocks of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from immiscible.couplings.ranks import logger
+from immiscible.couplings.slabs import BLOCK, COMPONENTS, ROUNDS, SAMPLE
+from immiscible.couplings.solvers import SOLVERS
+from immiscible.errors import InputError
+
+NAMES = (*SOLVERS, "slabs", "auto")
+# Without a budget, pools up to this size are solved exactly.
+EXACT_UP_TO = 2048
+# Measured on two cores, from N = 512 to 8192 (the table in docs/scaling.md): multiplications and additions of a matrix
+# product per second, and seconds of the exact solver at a size, with the power of N by which they grow. They only
+# have to be right within a factor of two or so, since rungs lie further apart than that.
+PRODUCTS_PER_SECOND = 2e11
+SOLVED, SECONDS, GROWTH = 4096, 0.27, 2.8
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a pool is solved.
+
+    Arguments:
+        solver: One of exact, auction, sinkhorn, slabs and auto.
+        block: The largest number of data that are solved together, or None.
+        budget: The seconds that ``auto`` may take for a pool, or None.
+    """
+
+    solver: str = "exact"
+    block: int | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in NAMES:
+            raise InputError(f"`solver` must be one of {', '.join(NAMES)}, got {self.solver!r}.")
+        whole = isinstance(self.block, int) and not isinstance(self.block, bool)
+        if self.block is not None and not (whole and self.block >= 2):
+            raise InputError(f"`block` must be None or a whole number of at least 2, got {self.block!r}.")
+        if self.budget is not None and not (isinstance(self.budget, int | float) and self.budget > 0):
+            raise InputError(f"`budget` must be None or a positive number of seconds, got {self.budget!r}.")
+        if self.budget is not None and self.solver != "auto":
+            raise InputError(f'`budget` is for solver="auto", got it with {self.solver!r}.')
+
+
+def chosen(method: Method, count: int, size: int, device: torch.device) -> Method:
+    """The method with ``auto`` made into a solver, which is logged.
+
+    Arguments:
+        method: The method.
+        count: How many data are paired together, N.
+        size: The number of values of each, D.
+        device: Where they are.
+    """
+    if method.solver != "auto":
+        return method
+    together = min(count, method.block or count)
+    expected = exact_seconds(together, size, device) * -(-count // together)
+    fits = together <= EXACT_UP_TO if method.budget is None else expected <= method.budget
+    solver = "exact" if fits else "slabs"
+    logger.log(logging.DEBUG, "solver auto: %s for %d data of %d values on %s", solver, count, size, device)
+    return dataclasses.replace(method, solver=solver, budget=None)
+
+
+def exact_seconds(count: int, size: int, device: torch.device) -> float:
+    """About how long an exact assignment takes. Products on anything but a CPU are taken to cost nothing."""
+    product = 2 * count**2 * size / PRODUCTS_PER_SECOND if device.type == "cpu" else 0.0
+    return product + SECONDS * (count / SOLVED) ** GROWTH
+
+
+def slabs_seconds(count: int, size: int, device: torch.device) -> float:
+    """About how long slabs take."""
+    components = min(COMPONENTS, size)
+    product = 4 * count * size * components / PRODUCTS_PER_SECOND if device.type == "cpu" else 0.0
+    fit = SAMPLE**2 * size * 4 / PRODUCTS_PER_SECOND
+    return fit + product + ROUNDS * count / BLOCK * exact_seconds(BLOCK, components, torch.device("cpu"))

@@ -1,0 +1,144 @@
+"""The processes that share a pool, and the few things they tell each other.
+
+Everything runs over a process group of ``torch.distributed`` that is initialised already, by a launcher such as
+``torchrun`` with accelerate, Lightning or ``init_process_group``. Without one there is a single rank, and nothing here
+communicates. All ranks must call the same functions in the same order, like any collective.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from immiscible.errors import InputError
+
+logger = logging.getLogger("immiscible.couplings")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that share a pool.
+
+    Arguments:
+        group: Their process group; None for the default one.
+        rank: The number of this process in the group.
+        size: How many there are.
+    """
+
+    group: Any = None
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def of(group: Any = None) -> Ranks:
+        """The ranks of a process group, the default one unless given, or this process alone where there is none.
+
+        Raises:
+            InputError: If a launcher started several processes and no process group is initialised, or this process
+                is not in the group.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            launched = os.environ.get("WORLD_SIZE", "1")
+            if launched not in ("", "1"):
+                raise InputError(
+                    f"a pool over all ranks needs an initialised process group, got none although WORLD_SIZE is "
+                    f"{launched}: call torch.distributed.init_process_group (accelerate and Lightning do)."
+                )
+            return Ranks()
+        if dist.get_rank(group) < 0:
+            raise InputError("the process group of a pool must include this process, got one without it.")
+        return Ranks(group, dist.get_rank(group), dist.get_world_size(group))
+
+    def device(self, data: torch.device) -> torch.device:
+        """Where tensors have to be to travel: with the data if the group's backend reaches there, else on the CPU."""
+        backend = str(dist.get_backend_config(self.group)) if self.size > 1 else ""
+        # Gloo takes tensors of a GPU too, but by a copy to the CPU for every piece.
+        reached = data.type != "cpu" and (f"{data.type}:" in backend and f"{data.type}:gloo" not in backend)
+        return data if reached else torch.device("cpu")
+
+    def facts(self, values: list[int], device: torch.device) -> list[list[int]]:
+        """A few whole numbers of every rank."""
+        if self.size == 1:
+            return [values]
+        own = torch.tensor(values, device=self.device(device))
+        every = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(every, own, group=self.group)
+        return [part.tolist() for part in every]
+
+    def concatenate(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all ranks, one rank after the other, on the device of the rows.
+
+        Arguments:
+            rows: What this rank has, with shape (n, ...), alike on all but for n.
+            counts: The n of every rank.
+        """
+        if self.size == 1:
+            return rows
+        padded = _padded(rows.to(self.device(rows.device)), max(counts))
+        every = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(every, padded, group=self.group)
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)]).to(rows.device)
+
+    def to_first(self, rows: Tensor, counts: list[int]) -> list[Tensor]:
+        """What each rank has, on the first one; the others get an empty list. See :meth:`concatenate`."""
+        if self.size == 1:
+            return [rows]
+        padded = _padded(rows.to(self.device(rows.device)), max(counts))
+        first = self.rank == 0
+        every = [torch.empty_like(padded) for _ in range(self.size)] if first else None
+        dist.gather(padded, every, group=self.group, group_dst=0)
+        return [part[:count] for part, count in zip(every or [], counts, strict=False)]
+
+    def from_first(self, values: Tensor) -> Tensor:
+        """What the first rank has, on all; the others give a tensor of the same shape and dtype."""
+        if self.size == 1:
+            return values
+        sent = values.to(self.device(values.device), copy=True).contiguous()
+        dist.broadcast(sent, group=self.group, group_src=0)
+        return sent.to(values.device)
+
+
+def ranks_of(coupling: Any) -> Ranks:
+    """Who shares the pools of a coupling, which may be wrapped in others."""
+    while not hasattr(coupling, "ranks") and hasattr(coupling, "coupling"):
+        coupling = coupling.coupling
+    return coupling.ranks() if hasattr(coupling, "ranks") else Ranks()
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    """Rows followed by zeros, so that all ranks send as much."""
+    if len(rows) == count:
+        return rows.contiguous()
+    return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
+
+
+def tell_pool(ranks: Ranks, count: int) -> None:
+    """Logs once how large a pool over several ranks is."""
+    if ranks.rank == 0 and ranks.size > 1:
+        _log_once("global", logging.INFO, f"one assignment over {count} data of {ranks.size} ranks together.")
+
+
+def tell_alone(count: int) -> None:
+    """Warns once in the log if several ranks pair their own batches each."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and dist.get_rank() == 0:
+        size = dist.get_world_size()
+        message = (
+            f'each of {size} ranks pairs its own {count} data: LinearAssignment(pool="global") pairs all '
+            f"{size * count} together."
+        )
+        _log_once("batch", logging.WARNING, message)
+
+
+_told: set[str] = set()
+
+
+def _log_once(what: str, level: int, message: str) -> None:
+    if what not in _told:
+        _told.add(what)
+        logger.log(level, message)

@@ -1,0 +1,122 @@
+"""One rank of the tests of global pools: couples its part of every scenario and writes what it got.
+
+Run by torchrun with the directory to write to.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+import immiscible
+from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed
+
+TOTAL, DIMS = 210, (2, 5, 4)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    draws = seeded(0)
+    x, noise = torch.randn(2, TOTAL, *DIMS, generator=draws)
+    return x * torch.linspace(0.1, 2, 4), noise, torch.randint(0, 4, (TOTAL,), generator=draws)
+
+
+def shares(size: int) -> dict[str, list[int]]:
+    """How many data each rank has: as many, unequal, none on one."""
+    return {
+        "even": [TOTAL // size] * size,
+        "unequal": [TOTAL - 20 * (size - 1), *[20] * (size - 1)],
+        "none": [0, TOTAL - 10 * (size - 2), *[10] * (size - 2)],
+    }
+
+
+COUPLINGS: dict[str, Any] = {
+    "exact": LinearAssignment(pool="global"),
+    "block": LinearAssignment(50, pool="global"),
+    "auction": LinearAssignment(solver="auction", pool="global"),
+    "sinkhorn": LinearAssignment(solver="sinkhorn", pool="global"),
+    "slabs": LinearAssignment(64, "slabs", "global"),
+    "often": Mixed(LinearAssignment(pool="global"), 0.9),
+    "seldom": Mixed(LinearAssignment(pool="global"), 0.1),
+    "space": InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS), basis=torch.eye(40)[:6])),
+}
+
+
+def couplings_of(share: str) -> list[str]:
+    """What can be called so: only the assignment itself takes a batch of none."""
+    return [name for name in COUPLINGS if share != "none" or isinstance(COUPLINGS[name], LinearAssignment)]
+
+
+def couple(name: str, x: Tensor, noise: Tensor, labels: Tensor | None, seed: int) -> Tensor:
+    return COUPLINGS[name](x, noise, labels=labels, generator=seeded(seed))
+
+
+def refusals(rank: int, size: int) -> dict[str, str]:
+    """What every rank is told when one of them brings something wrong."""
+    x, noise = torch.randn(2, 6, 3, generator=seeded(rank))
+    broken = x.clone()
+    broken[0, 0] = torch.nan
+    last = rank == size - 1
+    cases = {
+        "nan": lambda: COUPLINGS["exact"](broken if last else x, noise),
+        "dtype": lambda: COUPLINGS["exact"](x.long() if last else x, noise),
+        "size": lambda: COUPLINGS["exact"](x[:, :2] if last else x, noise[:, :2] if last else noise),
+        "labels": lambda: COUPLINGS["exact"](x, noise, labels=torch.arange(6) if last else None),
+        "nobody": lambda: COUPLINGS["exact"](x[:0], noise[:0]),
+    }
+    told = {}
+    for name, case in cases.items():
+        try:
+            case()
+        except InputError as error:
+            told[name] = str(error)
+    return told
+
+
+def sub_group(rank: int, size: int) -> dict[str, Tensor]:
+    """The last two ranks share a pool of their own."""
+    group = dist.new_group([size - 2, size - 1])
+    if rank < size - 2:
+        return {}
+    x, noise, _ = data()
+    part = slice(0, 100) if rank == size - 2 else slice(100, TOTAL)
+    return {"group": LinearAssignment(pool="global", group=group)(x[part], noise[part])}
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    dist.init_process_group("gloo")
+    rank, size = dist.get_rank(), dist.get_world_size()
+    handler = logging.FileHandler(out / f"log-{rank}")
+    logging.getLogger("immiscible").addHandler(handler)
+    logging.getLogger("immiscible").setLevel(logging.INFO)
+    x, noise, labels = data()
+    found: dict[str, Tensor] = sub_group(rank, size)
+    for share, counts in shares(size).items():
+        part = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        for name in couplings_of(share):
+            for classes in (None, labels):
+                wanted = None if classes is None else classes[part]
+                # Ranks other than the first have another generator, as they do in training.
+                key = f"{name} {share} {classes is not None}"
+                found[key] = couple(name, x[part], noise[part], wanted, 7 + rank).clone()
+    own = LinearAssignment()(x[:20], noise[:20])
+    torch.testing.assert_close(own, immiscible.LinearAssignment()(x[:20], noise[:20]), rtol=0, atol=0)
+    told = refusals(rank, size)
+    save_file(found, out / f"rank-{rank}.safetensors", {key: value for key, value in told.items()})
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
