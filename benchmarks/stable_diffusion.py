@@ -54,7 +54,7 @@ def make_loop(name: str, batch: int, folder: Path, data: Images) -> Loop:
 
 def row(name: str, loop: Loop, steps: list[float], x: Tensor) -> dict[str, object]:
     """The figures of a coupling."""
-    step, pairing = statistics.median(steps), loop.pairing_watch.mean_ms
+    step, pairing = statistics.median(steps), loop.pairing_watch.ms_per(loop.step_watch)
     noise = torch.randn_like(x)
     memory = peak_bytes(lambda: loop.pairing.coupling(x, noise)) / x.nbytes
     return {

@@ -113,7 +113,7 @@ def main() -> None:
     own = LinearAssignment()(x[:20], noise[:20])
     torch.testing.assert_close(own, immiscible.LinearAssignment()(x[:20], noise[:20]), rtol=0, atol=0)
     told = refusals(rank, size)
-    save_file(found, out / f"rank-{rank}.safetensors", {key: value for key, value in told.items()})
+    save_file(found, out / f"rank-{rank}.safetensors", told)
     dist.barrier()
     dist.destroy_process_group()
 

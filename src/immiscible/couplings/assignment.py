@@ -4,8 +4,8 @@ r"""Linear assignment: the noises of a pool are permuted to the pairing of least
     = \arg\min_{\pi \in S_N} \sum_i -\langle x_i, n_{\pi(i)} \rangle
 
 since the squared norms add up to the same for every permutation: one matrix product is all the cost there is. A
-permutation keeps the set of noises, so the noise law stays exact (Immiscible Diffusion, arXiv 2406.12303). The pool is a
-batch, or the batches of several processes together (:mod:`immiscible.couplings.joint`).
+permutation keeps the set of noises, so the noise law stays exact (Immiscible Diffusion, arXiv 2406.12303). The pool is
+a batch, or the batches of several processes together (:mod:`immiscible.couplings.joint`).
 """
 
 from __future__ import annotations

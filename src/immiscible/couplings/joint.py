@@ -1,8 +1,9 @@
 """One assignment over everything that is paired together: a batch, or what several processes bring to a pool.
 
-Every rank computes the rows of the cost that belong to its own data, so the matrix product is shared out. One collective
-takes the rows to the first rank (for slabs: coordinates along a few components instead), which solves; another sends
-the index vector back. No noise travels here: the ranks either know all of it already or draw it again from a seed.
+Every rank computes the rows of the cost that belong to its own data, so the matrix product is shared out. One
+collective takes the rows to the first rank (for slabs: coordinates along a few components instead), which solves;
+another sends the index vector back. No noise travels here: the ranks either know all of it already or draw it again
+from a seed.
 
 Solving is apart from beginning, so that it can happen in a thread while a network trains. Collectives are called by the
 thread that calls :func:`begin` and :meth:`Pending.order` only, never by the one that solves.

@@ -1,8 +1,8 @@
 """Which solver for which pool: the rungs of the ladder, and the choice that ``solver="auto"`` makes.
 
-``exact`` finds the optimum in time that grows as :math:`N^3`; ``auction`` comes within a per cent of it on the device of
-the data; ``sinkhorn`` draws from an entropic plan; ``slabs`` keeps about nine tenths of the reduction in time that grows
-as :math:`N`. With a block size the pool is cut first, at random, except for slabs, which have blocks of their own.
+``exact`` finds the optimum in time that grows as :math:`N^3`; ``auction`` comes within a per cent of it on the device
+of the data; ``sinkhorn`` draws from an entropic plan; ``slabs`` keeps about nine tenths of the reduction in time that
+grows as :math:`N`. With a block size the pool is cut at random first, except for slabs, which have blocks of their own.
 """
 
 from __future__ import annotations

@@ -56,11 +56,14 @@ class Ranks:
         return Ranks(group, dist.get_rank(group), dist.get_world_size(group))
 
     def device(self, data: torch.device) -> torch.device:
-        """Where tensors have to be to travel: with the data if the group's backend reaches there, else on the CPU."""
-        backend = str(dist.get_backend_config(self.group)) if self.size > 1 else ""
-        # Gloo takes tensors of a GPU too, but by a copy to the CPU for every piece.
-        reached = data.type != "cpu" and (f"{data.type}:" in backend and f"{data.type}:gloo" not in backend)
-        return data if reached else torch.device("cpu")
+        """Where tensors have to be to travel, given where the data are: what the backends of the group can reach."""
+        backends = dict(pair.split(":") for pair in str(dist.get_backend_config(self.group)).split(","))
+        # Gloo takes tensors of a GPU too, but by way of the CPU, piece by piece.
+        if data.type != "cpu" and backends.get(data.type, "gloo") != "gloo":
+            return data
+        if "cpu" in backends:
+            return torch.device("cpu")
+        return torch.device(next(iter(backends)), torch.accelerator.current_device_index())
 
     def facts(self, values: list[int], device: torch.device) -> list[list[int]]:
         """A few whole numbers of every rank."""
@@ -136,6 +139,11 @@ def tell_alone(count: int) -> None:
 
 
 _told: set[str] = set()
+
+
+def leave_untold() -> None:
+    """Leaves all this unsaid, for callers that say themselves how they pool."""
+    _told.update(("batch", "global"))
 
 
 def _log_once(what: str, level: int, message: str) -> None:

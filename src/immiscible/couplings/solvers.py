@@ -87,7 +87,7 @@ def exact(cost: Tensor, seed: int = 0) -> Tensor:
 def auction(cost: Tensor, seed: int = 0) -> Tensor:
     """Solves to within a small increment by auction, on the device of the cost; see :func:`exact`.
 
-    All data without noise bid at once (Bertsekas' Jacobi version), so that a round is a few operations on whole tensors.
+    All data without noise bid at once (Bertsekas' Jacobi version), so that a round is some operations on whole tensors.
     """
     increment = cost.std().item() * BID_INCREMENT if len(cost) > 1 else 0.0
     if not increment > 0:

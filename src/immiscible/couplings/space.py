@@ -67,6 +67,26 @@ class CostSpace:
         x = x if self.centre is None else x - self.centre
         return x if self.scale is None else x / self.scale
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether data and noise are compared by less than all that they are."""
+        return self.pool is not None or self.basis is not None
+
+    def ranked(self, x: Tensor) -> Tensor:
+        """Data as they are ranked."""
+        x = self.standardize(x)
+        return self.project(x) if self.is_coarse else x
+
+    def coarse(self, noise: Tensor) -> Tensor:
+        """Noise as it is ranked."""
+        return self.project(noise) if self.is_coarse else noise
+
+    def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
+        """Noise with the ranked part that was chosen for it, see this module's description."""
+        if not self.is_coarse:
+            return chosen
+        return (noise + self.lift(chosen - self.project(noise.float()), noise)).to(noise.dtype)
+
     def project(self, values: Tensor) -> Tensor:
         r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
         if self.basis is not None:
@@ -124,13 +144,11 @@ class InSpace:
         """Couples, see :class:`~immiscible.couplings.base.Coupling`."""
         check_inputs(x, noise, labels, generator)
         space = self.space
-        if space.pool is None and space.basis is None:
-            return self.coupling(space.standardize(x), noise, labels=labels, generator=generator)
+        if not space.is_coarse:
+            return self.coupling(space.ranked(x), noise, labels=labels, generator=generator)
         with full_float32(x.device):
-            coarse = space.project(noise.float())
-            data = space.project(space.standardize(x.float()))
-            chosen = self.coupling(data, coarse, labels=labels, generator=generator)
-            return (noise + space.lift(chosen - coarse, noise)).to(noise.dtype)
+            data, coarse = space.ranked(x.float()), space.coarse(noise.float())
+            return space.replaced(noise, self.coupling(data, coarse, labels=labels, generator=generator))
 
     def __str__(self) -> str:
         return str(self.coupling)

@@ -15,8 +15,8 @@ from immiscible.couplings.nearest import KNN
 from immiscible.errors import InputError
 
 ALLOWED = (
-    "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto), "
-    "assignment:global, each with an optional @PROBABILITY"
+    "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
+    " assignment:global, each with an optional @PROBABILITY"
 )
 
 

@@ -27,6 +27,7 @@ OPERATIONAL = (
     "skip_corrupt",
     "model",
     "gradient_checkpointing",
+    "background",
     "guidance",
     "device",
     "log_every",
@@ -98,6 +99,11 @@ class PairingFields(Fields):
     cost_space: str = "centered"
     """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
     channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
+    pool: int = 0
+    """Images that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
+    over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""
+    background: bool = True
+    """Let an assignment solve the next pool in a thread while the network trains. It changes the time alone."""
     coupling_start: int = 0
     """Step from which on the noise is coupled."""
     coupling_stop: int = 0
@@ -107,6 +113,7 @@ class PairingFields(Fields):
         super().__post_init__()
         allowed = "raw, centered, standardized, pooled:CELLS or pca:COMPONENTS"
         require(COST_SPACE.fullmatch(self.cost_space) is not None, "cost_space", allowed, repr(self.cost_space))
+        require(self.pool >= 0, "pool", "zero or more", self.pool)
         require(self.coupling_start >= 0, "coupling_start", "zero or more", self.coupling_start)
         if self.coupling_stop < 0 or 0 < self.coupling_stop <= self.coupling_start:
             raise InputError(
@@ -168,7 +175,7 @@ class OptimiserFields(Fields):
     batch_size: int = 256
     """Images per optimiser step, over all processes and accumulation steps together."""
     accumulation: int = 1
-    """Split each step into this many micro-batches; the coupling pairs within each."""
+    """Split each step into this many micro-batches; the coupling pairs within each, unless --pool is larger."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """AdamW, or the one of bitsandbytes whose state takes 8 bits, where that is installed."""
     learning_rate: float = 1e-3
@@ -211,6 +218,15 @@ class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
             choices = typing.get_args(hint)
             if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
                 require(False, name, f"one of {', '.join(map(str, choices))}", getattr(self, name))
+        micro = self.batch_size // self.accumulation
+        require(
+            self.pool % micro == 0, "pool", f"0 or a multiple of --batch-size / --accumulation = {micro}", self.pool
+        )
+
+    @property
+    def micro_batches_per_pool(self) -> int:
+        """How many micro-batches an assignment pairs at once."""
+        return max(1, self.pool // (self.batch_size // self.accumulation))
 
 
 @dataclass(frozen=True, kw_only=True)

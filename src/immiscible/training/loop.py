@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from immiscible.couplings.base import Coupling
+from immiscible.couplings.parts import parts_of
+from immiscible.couplings.ranks import Ranks
 from immiscible.errors import InputError, ToldError
 from immiscible.training.average import Average, load_weights, trained_weights
 from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint, set_aside
@@ -28,8 +30,9 @@ from immiscible.training.optimizer import make_optimizer
 from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
+from immiscible.training.pools import Pools
 from immiscible.training.randomness import derive, generator
-from immiscible.training.sources import Source
+from immiscible.training.sources import Drawn, Source
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ class Loop:
         self.order = DataOrder(len(source), config.batch_size, config.seed)
         self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
         self.pairing = Pairing(coupling, config.seed, self.pairing_watch, config.coupling_start, config.coupling_stop)
+        self.pools = self._pools(coupling)
         self.step = 0
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
@@ -138,6 +142,8 @@ class Loop:
             metrics = Metrics(config.out, self.step, config.tensorboard) if main else None
             if metrics:
                 stack.callback(metrics.close)
+            if self.pools is not None:
+                stack.callback(self.pools.close)
             bar = stack.enter_context(Bar(config.coupling, config.steps, self.step, verbose and main))
             while self.step < config.steps:
                 with self.step_watch:
@@ -158,12 +164,10 @@ class Loop:
         """One optimiser step on one global batch, of which this process takes its share."""
         config, rank = self.config, self.accelerator.process_index
         torch.manual_seed(derive(config.seed, "dropout", self.step, rank))
-        shape = (config.accumulation, self.accelerator.num_processes, -1)
-        shares = self.order.batch(self.step).view(shape)[:, rank]
-        for micro, indices in enumerate(shares):
+        for micro in range(config.accumulation):
             last = micro == config.accumulation - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):
-                self._backward(indices, (self.step, micro, rank))
+                self._backward(micro)
         if config.clip:
             self.accelerator.clip_grad_norm_(self.network.parameters(), config.clip)
         for group in self.optimizer.param_groups:
@@ -174,12 +178,32 @@ class Loop:
         self.step += 1
         self.loss_count += 1
 
-    def _backward(self, indices: Tensor, position: tuple[int, int, int]) -> None:
+    def _pools(self, coupling: Coupling) -> Pools | None:
+        """The pools that an assignment pairs; other couplings need none."""
+        parts, config = parts_of(coupling), self.config
+        if parts is None:
+            return None
+        size, background = config.micro_batches_per_pool, config.background
+        return Pools(self.pairing, parts, self._draw, Ranks.of(), size, config.accumulation, config.steps, background)
+
+    def _draw(self, step: int, micro: int) -> Drawn:
+        """The data that this process takes for a micro-batch of a step."""
+        rank = self.accelerator.process_index
+        shares = self.order.batch(step).view(self.config.accumulation, self.accelerator.num_processes, -1)
+        return self.source.draw(shares[micro, rank], (step, micro, rank))
+
+    def _pair(self, micro: int) -> tuple[Drawn, Tensor]:
+        """The data of this process for a micro-batch of the step, and the noise they are paired with."""
+        if self.pools is not None:
+            return self.pools.pairs(self.step, micro)
+        drawn = self._draw(self.step, micro)
+        return drawn, self.pairing.noise(drawn.x, drawn.groups, self.step, micro, self.accelerator.process_index)
+
+    def _backward(self, micro: int) -> None:
         """Adds the gradient of one micro-batch."""
         config = self.config
-        drawn = self.source.draw(indices, position)
-        noise = self.pairing.noise(drawn.x, drawn.groups, *position)
-        draws = generator(self.device, config.seed, "time", *position)
+        drawn, noise = self._pair(micro)
+        draws = generator(self.device, config.seed, "time", self.step, micro, self.accelerator.process_index)
         with self.accelerator.autocast():
             batch = Batch(drawn.x, noise, drawn.condition, self.step, draws)
             loss = self.task.loss(self.network, batch) / config.accumulation
@@ -221,7 +245,7 @@ class Loop:
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 "steps_per_second": rate,
                 "step_ms": self.step_watch.mean_ms,
-                "pairing_ms": self.pairing_watch.mean_ms,
+                "pairing_ms": self.pairing_watch.ms_per(self.step_watch),
             },
         )
         bar.show(loss, rate)

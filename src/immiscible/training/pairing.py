@@ -19,12 +19,12 @@ class Stopwatch:
     device: torch.device
     seconds: float = 0.0
     timed: int = 0
-    _entered: int = 0
+    entered: int = 0
     _start: float | None = field(default=None, repr=False)
 
     def __enter__(self) -> Stopwatch:
-        timed = self.device.type == "cpu" or self._entered % 10 == 0
-        self._entered += 1
+        timed = self.device.type == "cpu" or self.entered % 10 == 0
+        self.entered += 1
         self._start = self._now() if timed else None
         return self
 
@@ -37,6 +37,10 @@ class Stopwatch:
     def mean_ms(self) -> float:
         """Milliseconds per block."""
         return 1000 * self.seconds / max(self.timed, 1)
+
+    def ms_per(self, other: Stopwatch) -> float:
+        """Milliseconds per block of another, which may have more of them or fewer."""
+        return self.mean_ms * self.entered / max(other.entered, 1)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -64,9 +68,20 @@ class Pairing:
 
     def noise(self, x: Tensor, labels: Tensor | None, step: int, micro: int, rank: int) -> Tensor:
         """Paired noise for a micro-batch of a step on a rank, with the shape of ``x``."""
-        position = (step, micro, rank)
-        noise = torch.randn(x.shape, generator=generator(x.device, self.seed, "noise", *position), device=x.device)
-        draws = generator(x.device, self.seed, "coupling", *position)
-        coupled = step >= self.start and (step < self.stop or not self.stop)
+        noise = self.drawn(x.shape, x.device, step, micro, rank)
+        draws = self.draws(x.device, step, micro, rank)
         with self.watch:
-            return (self.coupling if coupled else Independent())(x, noise, labels=labels, generator=draws)
+            coupling = self.coupling if self.coupled(step) else Independent()
+            return coupling(x, noise, labels=labels, generator=draws)
+
+    def drawn(self, shape: torch.Size, device: torch.device, step: int, micro: int, rank: int) -> Tensor:
+        """The noise of a micro-batch of a step on a rank as it is drawn. Any rank can draw that of any other."""
+        return torch.randn(shape, generator=generator(device, self.seed, "noise", step, micro, rank), device=device)
+
+    def draws(self, device: torch.device, step: int, micro: int, rank: int) -> torch.Generator:
+        """What the coupling draws from."""
+        return generator(device, self.seed, "coupling", step, micro, rank)
+
+    def coupled(self, step: int) -> bool:
+        """Whether the noise of a step is coupled."""
+        return step >= self.start and (step < self.stop or not self.stop)

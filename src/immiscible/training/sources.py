@@ -30,6 +30,11 @@ class Drawn:
     condition: Tensor | None = None
     groups: Tensor | None = None
 
+    def to(self, device: torch.device) -> Drawn:
+        """The same on a device."""
+        moved = (None if part is None else part.to(device) for part in (self.condition, self.groups))
+        return Drawn(self.x.to(device), *moved)
+
 
 class Source(Protocol):
     """Where the data of a run come from."""

@@ -1,0 +1,39 @@
+"""What a coupling made of several is made of, where that is an assignment: what a pool has to know to pair ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from immiscible.couplings.assignment import LinearAssignment
+from immiscible.couplings.mixed import Mixed
+from immiscible.couplings.space import CostSpace, InSpace
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An assignment, and what it is wrapped in.
+
+    Attributes:
+        assignment: The assignment.
+        p: The share of pools in which it couples.
+        space: What it ranks in.
+    """
+
+    assignment: LinearAssignment
+    p: float
+    space: CostSpace
+
+
+def parts_of(coupling: Any) -> Parts | None:
+    """Takes a coupling apart, or gives None if it is no assignment in at most one space."""
+    p, space = 1.0, None
+    while isinstance(coupling, Mixed | InSpace):
+        if isinstance(coupling, Mixed):
+            p *= coupling.p
+        elif space is not None:
+            return None
+        else:
+            space = coupling.space
+        coupling = coupling.coupling
+    return Parts(coupling, p, space or CostSpace()) if isinstance(coupling, LinearAssignment) else None
