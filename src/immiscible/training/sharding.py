@@ -88,7 +88,8 @@ def all_finite(accelerator: Accelerator, tensors: Mapping[str, Tensor]) -> bool:
 def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     """Whole tensors by their names, all processes together; those that do not ``keep`` them get none."""
     whole = {}
-    for name, tensor in tensors.items():
+    # In an order that all share: what was read from a file comes in another order in each process.
+    for name, tensor in sorted(tensors.items()):
         full = tensor.detach().full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
         if keep:
             whole[name] = full
@@ -97,7 +98,7 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 def gathered_state(state: dict[str, Any], keep: bool) -> dict[str, Any]:
     """An optimiser's state with whole tensors, see :func:`gathered`."""
-    return {**state, "state": {index: gathered(values, keep) for index, values in state["state"].items()}}
+    return {**state, "state": {index: gathered(values, keep) for index, values in sorted(state["state"].items())}}
 
 
 def split(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
