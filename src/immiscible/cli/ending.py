@@ -1,4 +1,4 @@
-"""How the command ends where it is one of several processes: one line for all of them, and a status that can be trusted.
+"""How a command ends where it is one of several processes: one line for all of them, and a status to be trusted.
 
 A thread of gloo may still hold tensors when the interpreter ends. It then asks for the interpreter's lock, is told to
 exit, and takes the process down with SIGABRT after the work is done. So a process that was in a group does all that an

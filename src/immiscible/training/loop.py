@@ -294,7 +294,8 @@ class Loop:
         steps = torch.as_tensor(self.accelerator.gather(torch.tensor([self.step], device=self.device))).tolist()
         if len(set(steps)) > 1:
             raise InputError(
-                f"--out must be on a disk that all processes share, got checkpoints of steps {steps} in {self.directory}."
+                f"--out must be on a disk that all processes share, got steps {steps} to go on from in "
+                f"{self.directory}: give another --out."
             )
 
     def _restore(self, checkpoint: Checkpoint) -> None:

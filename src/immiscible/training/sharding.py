@@ -1,5 +1,7 @@
-"""Sharded training (FSDP2, arXiv 2304.11277): each process keeps a part of every weight, of its moving average and of the
-optimiser's state, and gathers the weights of a block for as long as it computes with them.
+"""Sharded training (FSDP2, arXiv 2304.11277): each process keeps a part of every weight.
+
+The same holds for its moving average and the optimiser's state. The weights of a block are gathered for as long as it
+is computed with.
 
 Only what goes to the disk or comes from it has to know. Whole tensors are gathered for a checkpoint, so that it is the
 same as without sharding, and split when it is read. All that the network computes, all processes compute together,
@@ -68,8 +70,8 @@ def prepare(accelerator: Accelerator, network: nn.Module, optimizer: torch.optim
 def reshard(network: nn.Module) -> None:
     """Drops gathered weights, so that the next pass gathers them as they are by then.
 
-    The weights outside of all blocks are kept from one forward pass to the backward pass after it. Where none comes, they
-    would be taken for those of the next step.
+    The weights outside of all blocks are kept from one forward pass to the backward pass after it. Where none comes,
+    they would be taken for those of the next step.
     """
     for module in network.modules():
         if isinstance(module, FSDPModule):
