@@ -220,6 +220,28 @@ def test_only_the_first_process_writes(torchrun: Any, tmp_path: Path, sharding: 
     assert "cost-space.safetensors" in written
 
 
+HALF_WRITTEN = """
+import time
+from immiscible.tasks import runs
+from immiscible.training import rundir
+def check_run(*arguments, real=runs.check_run):
+    time.sleep(rank)
+    return real(*arguments)
+def write_json(path, value, real=rundir.write_json):
+    path.parent.mkdir()
+    (path.parent / "begun").touch()
+    time.sleep(2)
+    real(path, value)
+runs.check_run, rundir.write_json = check_run, write_json
+"""
+
+
+@pytest.mark.slow
+def test_process_that_is_late_does_not_find_what_another_began_to_write(torchrun: Any, tmp_path: Path) -> None:
+    done = torchrun(flags(tmp_path / "run"), program=changed(tmp_path, HALF_WRITTEN))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_run_of_one_process_is_not_resumed_by_two(torchrun: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -9,7 +9,7 @@ from typing import Any
 
 from immiscible.errors import InputError
 from immiscible.training.config import RunConfig, as_json, differing_keys
-from immiscible.training.files import write_json
+from immiscible.training.files import is_unfinished, write_json
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
@@ -41,7 +41,7 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
     """
     values = {**BEFORE, **facts, **as_json(config)}
     if not (config.out / CONFIG).exists():
-        if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        if config.out.exists() and (not config.out.is_dir() or not all(map(is_unfinished, config.out.iterdir()))):
             raise InputError(f"--out must be a new directory or a run to resume, got {config.out} with other contents.")
         return values
     saved = {**BEFORE, **_defaults(config), **read_config(config.out)}

@@ -59,9 +59,10 @@ def sharding_accelerator(**settings: Any) -> Accelerator:
 
 def prepare(accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
     """The network and its optimiser as they are trained, sharded if the accelerator is made for it."""
-    if accelerator.is_fsdp2:
+    plugin = accelerator.state.fsdp_plugin if accelerator.is_fsdp2 else None
+    if plugin is not None:
         present = {type(module).__name__ for module in network.modules()}
-        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(present.intersection(BLOCKS))
+        plugin.transformer_cls_names_to_wrap = sorted(present.intersection(BLOCKS))
         # FSDP2 cannot know that nothing here writes into what a network returns.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     return accelerator.prepare(network, optimizer)
@@ -92,7 +93,7 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     whole = {}
     # In an order that all share: what was read from a file comes in another order in each process.
     for name, tensor in sorted(tensors.items()):
-        full = tensor.detach().full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+        full = tensor.full_tensor().detach().cpu() if isinstance(tensor, DTensor) else tensor
         if keep:
             whole[name] = full
     return whole
