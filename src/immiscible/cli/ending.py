@@ -76,13 +76,13 @@ def _first_to_say(line: str) -> bool:
     environment = os.environ
     if environment.get("WORLD_SIZE", "1") == "1" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    import torch.distributed as distributed
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     name = hashlib.blake2b(line.encode(), digest_size=16).hexdigest()
     try:
         address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
         return store.add(f"immiscible/said/{attempt}/{name}", 1) == 1
     except (RuntimeError, KeyError, ValueError):
         return True
