@@ -165,7 +165,8 @@ def noted_loss(self, network, batch):
         note("times", t)
         note("dropout", torch.rand(8, generator=torch.default_generator.clone_state()))
         return network(x, t, labels)
-    note("noise", batch.noise)
+    # In ascending order: a coupling permutes what was drawn.
+    note("noise", batch.noise.flatten().sort().values)
     return loss(self, noted_network, batch)
 sources.augment, FlowTask.loss = noted_augment, noted_loss
 """
