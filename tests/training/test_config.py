@@ -91,6 +91,12 @@ def test_run_directory_is_not_taken_from_others(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_run_that_was_killed_as_it_began_can_begin_again(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.k3x.part").write_text('{"task":')
+    open_run(FlowConfig(out=tmp_path), {})
+    assert read_config(tmp_path)["coupling"] == "assignment"
+
+
 def test_other_data_is_another_configuration(tmp_path: Path) -> None:
     config = FlowConfig(out=tmp_path / "run")
     open_run(config, {"data_fingerprint": "a"})

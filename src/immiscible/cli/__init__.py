@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell
 from immiscible.errors import InputError, ToldError
 
 
@@ -93,15 +95,32 @@ COMMANDS = {
 }
 
 
+def program() -> NoReturn:
+    """The program ``immiscible``: runs :func:`main` and ends the process with its status, see :mod:`.ending`."""
+    try:
+        status = main()
+    except Exception:
+        # The interpreter prints it for a process on its own.
+        if not in_group():
+            raise
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for bad input, 1 for failed training, 128 + n for signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return dispatch(words)
     except ToldError as error:
-        return _complain(str(error), error.exit_status)
+        return tell(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _complain("interrupted.", 130)
+        return tell("interrupted.", 130)
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        return tell(loss_of(error), 1)
     except BrokenPipeError:
         # Who read our output has gone, as `head` does; nothing is left to be said to them, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -153,8 +172,3 @@ def overview(commands: dict[tuple[str, ...], Command]) -> str:
 def _resolve(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _complain(message: str, status: int) -> int:
-    print(f"immiscible: {' '.join(message.split())}", file=sys.stderr)
-    return status

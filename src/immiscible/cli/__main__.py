@@ -1,7 +1,5 @@
 """``python -m immiscible.cli``, for launchers such as torchrun."""
 
-import sys
+from immiscible.cli import program
 
-from immiscible.cli import main
-
-sys.exit(main())
+program()

@@ -40,10 +40,7 @@ def sample_text(arguments: Sample) -> None:
         rank, ranks = processes.process_index, processes.num_processes
         drawn = generate.generate(model.pipeline, request, arguments.out, rank, ranks)
         processes.wait_for_everyone()
-    # Without its group every process takes itself for the main one.
-    main = processes.is_main_process
-    processes.destroy_process_group()
-    if not main:
+    if not processes.is_main_process:
         return
     if not arguments.out.suffix:
         generate.finish(arguments.out, request)

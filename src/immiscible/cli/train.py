@@ -25,14 +25,10 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
         print(json.dumps({"task": config.task, **as_json(resolved), "out": str(config.out)}, indent=2))
         return
     summary = runs.train(config)
-    processes = PartialState()
-    # Without its group every process takes itself for the main one.
-    main = processes.is_main_process
-    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline and main:
-        _write_pipeline(config.out, arguments.mode)
-    processes.destroy_process_group()
-    if not main:
+    if not PartialState().is_main_process:
         return
+    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline:
+        _write_pipeline(config.out, arguments.mode)
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:

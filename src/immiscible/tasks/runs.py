@@ -61,11 +61,13 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
         TrainingError: If the training diverged.
     """
     parse_coupling(config.coupling)
+    accelerator = make_accelerator(config)
     data = data or load_data(config)
     config = resolve(config, data)
-    accelerator = make_accelerator(config)
-    identity = _identity(config, data)
+    identity = _identity(config, data, accelerator.num_processes)
     check_run(config, identity)
+    # Nothing is written before all processes have looked.
+    accelerator.wait_for_everyone()
     facts = facts_of(config, data)
     task = BUILDERS[config.task](config, facts)
     source = task.source(data, accelerator.device)
@@ -130,7 +132,7 @@ def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostS
     )
 
 
-def _identity(config: TaskConfig, data: Images) -> dict[str, Any]:
+def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any]:
     """What tells a run from others, apart from its configuration."""
     model = (
         {"model_fingerprint": fingerprint(locate(config.model))} if isinstance(config, StableDiffusionConfig) else {}
@@ -138,6 +140,7 @@ def _identity(config: TaskConfig, data: Images) -> dict[str, Any]:
     return model | {
         "task": config.task,
         "version": __version__,
+        "processes": processes,
         "data_fingerprint": data.fingerprint(),
         "data_count": len(data),
         "data_shape": list(data.shape),

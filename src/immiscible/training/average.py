@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
+
+from immiscible.training.sharding import reshard
 
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -33,7 +36,7 @@ class Average:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._live = trained_weights(network)
+        self._network, self._live = network, trained_weights(network)
         self._listed = nn.ParameterList(self._live.values())
         self._averaged = AveragedModel(self._listed, multi_avg_fn=_warm_average(decay))
 
@@ -60,9 +63,14 @@ class Average:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        # In place, since a sharded weight is known elsewhere by its memory.
         for weight, average in zip(self._live.values(), self._averaged.module.parameters(), strict=True):
-            weight.data, average.data = average.data, weight.data
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
+        reshard(self._network)
 
 
 def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:

@@ -190,6 +190,9 @@ class OptimiserFields(Fields):
     """Decay of the weights' moving average that samples are drawn from."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass; the coupling always ranks in float32."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """none keeps all weights in every process (DDP); fsdp keeps a part of them, of the moving average and of the
+    optimiser's state in each (FSDP2), for networks too large for one GPU."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train."""
 
@@ -202,6 +205,10 @@ class OptimiserFields(Fields):
         for name in ("learning_rate", "weight_decay", "clip"):
             require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
         require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
+        if self.sharding == "fsdp":
+            # The scale of fp16's loss and the blocks of 8 bits would have to be agreed on between processes.
+            require(self.mixed_precision != "fp16", "mixed_precision", "no or bf16 with --sharding fsdp", "fp16")
+            require(self.optimizer == "adamw", "optimizer", "adamw with --sharding fsdp", self.optimizer)
         if self.batch_size % self.accumulation:
             raise InputError(
                 f"--batch-size must be a multiple of --accumulation, got {self.batch_size} and {self.accumulation}."

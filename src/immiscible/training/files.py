@@ -28,6 +28,11 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(aside).unlink(missing_ok=True)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what a killed process left of one that it was writing."""
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes text in UTF-8, whole or not at all."""
     write_bytes(path, text.encode())

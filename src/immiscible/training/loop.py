@@ -32,6 +32,15 @@ from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.pools import Pools
 from immiscible.training.randomness import derive, generator
+from immiscible.training.sharding import (
+    all_finite,
+    gathered,
+    gathered_state,
+    prepare,
+    sharding_accelerator,
+    split,
+    split_state,
+)
 from immiscible.training.sources import Drawn, Source
 
 
@@ -86,7 +95,8 @@ def check_device(name: str) -> None:
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator that a configuration asks for, on one process or as many as the launcher started."""
     check_device(config.device)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
+    make = sharding_accelerator if config.sharding == "fsdp" else Accelerator
+    accelerator = make(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("--mixed-precision must be no or bf16 on the CPU, got fp16.")
     parts = config.accumulation * accelerator.num_processes
@@ -115,7 +125,7 @@ class Loop:
         self.device = accelerator.device
         self.directory = config.out / "checkpoints"
         optimizer = make_optimizer(config, task.network, self.device)
-        self.network, self.optimizer = accelerator.prepare(task.network, optimizer)
+        self.network, self.optimizer = prepare(accelerator, task.network, optimizer)
         self.average = Average(self._bare_network(), config.ema)
         self.order = DataOrder(len(source), config.batch_size, config.seed)
         self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
@@ -226,8 +236,9 @@ class Loop:
 
     def _mean_loss(self) -> float:
         """The mean loss since the last logged step, over all processes."""
-        total = torch.as_tensor(self.accelerator.reduce(self.loss_sum, "mean"))
-        mean = total.item() / max(self.loss_count, 1)
+        # All go on from the same sum, so that the one that a checkpoint keeps is that of each.
+        self.loss_sum.copy_(torch.as_tensor(self.accelerator.reduce(self.loss_sum, "mean")))
+        mean = self.loss_sum.item() / max(self.loss_count, 1)
         if not math.isfinite(mean):
             raise self._not_finite(f"the loss is {mean}")
         return mean
@@ -257,12 +268,13 @@ class Loop:
         """Writes a checkpoint, unless what would be written is not finite."""
         if self.loss_count:
             self._mean_loss()
-        weights = trained_weights(self._bare_network())
-        if not all(bool(weight.isfinite().all()) for weight in weights.values()):
+        weights, main = trained_weights(self._bare_network()), self.accelerator.is_main_process
+        if not all_finite(self.accelerator, weights):
             raise self._not_finite("a weight is not finite")
-        if self.accelerator.is_main_process:
-            loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
-            state = Checkpoint(self.step, weights, self.average.weights(), self.optimizer.state_dict(), loop)
+        loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
+        model, average = gathered(weights, main), gathered(self.average.weights(), main)
+        state = Checkpoint(self.step, model, average, gathered_state(self.optimizer.state_dict(), main), loop)
+        if main:
             save_checkpoint(self.directory, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -274,9 +286,13 @@ class Loop:
         )
 
     def _preview(self) -> None:
-        if self.accelerator.is_main_process:
-            with self.average.applied():
-                images = self.task.preview(self._bare_network())
+        main = self.accelerator.is_main_process
+        # A sharded network is whole only where all processes compute.
+        if not main and self.config.sharding == "none":
+            return
+        with self.average.applied():
+            images = self.task.preview(self._bare_network())
+        if main:
             write_grid(self.config.out / "samples" / f"step-{self.step}.png", images)
 
     def _resume(self) -> None:
@@ -290,16 +306,28 @@ class Loop:
                 self._restore(load_checkpoint(path))
                 break
             except Damaged as error:
-                say(f"warning: damaged checkpoint, the one before it is used: {error}")
+                if self.accelerator.is_main_process:
+                    say(f"warning: damaged checkpoint, the one before it is used: {error}")
                 damaged.append(path)
-        self.accelerator.wait_for_everyone()
+        self._check_same_step()
         for path in damaged if self.accelerator.is_main_process else []:
             set_aside(path)
 
+    def _check_same_step(self) -> None:
+        """Checks that all processes go on from the same checkpoint, and waits for them."""
+        steps = torch.as_tensor(self.accelerator.gather(torch.tensor([self.step], device=self.device))).tolist()
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"--out must be on a disk that all processes share, got steps {steps} to go on from in "
+                f"{self.directory}: give another --out."
+            )
+
     def _restore(self, checkpoint: Checkpoint) -> None:
-        load_weights(self._bare_network(), dict(checkpoint.model))
-        self.average.restore(dict(checkpoint.ema), checkpoint.step)
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        network = self._bare_network()
+        weights = trained_weights(network)
+        load_weights(network, split(checkpoint.model, weights))
+        self.average.restore(split(checkpoint.ema, weights), checkpoint.step)
+        self.optimizer.load_state_dict(split_state(checkpoint.optimizer, self.optimizer))
         self.loss_sum.fill_(checkpoint.loop["loss_sum"])
         self.loss_count = checkpoint.loop["loss_count"]
         self.step = checkpoint.step

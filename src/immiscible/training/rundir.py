@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from immiscible.errors import InputError
 from immiscible.training.config import RunConfig, as_json, differing_keys
-from immiscible.training.files import write_json
+from immiscible.training.files import is_unfinished, write_json
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 # What samples of a text-conditional run are drawn for, a line each.
 PROMPTS = "prompts.txt"
+# Facts of runs that do not say so.
+BEFORE = {"processes": 1}
 
 
 def open_run(config: RunConfig, facts: dict[str, Any]) -> None:
@@ -36,12 +39,13 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
     Raises:
         InputError: If the directory holds a run with another configuration, or something that is no run.
     """
-    values = {**facts, **as_json(config)}
+    values = {**BEFORE, **facts, **as_json(config)}
     if not (config.out / CONFIG).exists():
-        if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        if config.out.exists() and (not config.out.is_dir() or not all(map(is_unfinished, config.out.iterdir()))):
             raise InputError(f"--out must be a new directory or a run to resume, got {config.out} with other contents.")
         return values
-    saved = read_config(config.out)
+    saved = {**BEFORE, **_defaults(config), **read_config(config.out)}
+    _check_processes(config.out, saved["processes"], values["processes"])
     differing = differing_keys(values, saved)
     longer = differing == ["steps"] and config.steps > saved["steps"]
     if longer and config.extend:
@@ -51,6 +55,20 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         hint = "add --extend to train longer" if longer else "give another --out"
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
     return None
+
+
+def _check_processes(out: Path, was: int, given: int) -> None:
+    if was != given:
+        raise InputError(
+            f"{out} holds a run of {was} process{'es' if was > 1 else ''}, got {given}: data and noise are drawn per "
+            f"process, so only the same number resumes it exactly: start {was}, or give another --out."
+        )
+
+
+def _defaults(config: RunConfig) -> dict[str, Any]:
+    """What a run is taken to have that was written before a setting was there."""
+    fields = (field for field in dataclasses.fields(config) if field.default is not dataclasses.MISSING)
+    return {field.name: field.default for field in fields if field.name not in ("out", "extend")}
 
 
 def read_config(run: Path) -> dict[str, Any]:

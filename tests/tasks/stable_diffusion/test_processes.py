@@ -1,7 +1,4 @@
-"""Several processes train one run, and draw one set of images.
-
-They are judged by what they leave: gloo may abort when the interpreter ends, long after the work is done.
-"""
+"""Several processes train one run, and draw one set of images."""
 
 from __future__ import annotations
 
@@ -12,13 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-# Without the two dashes Python 3.11's argparse takes --num for one of torchrun's own flags.
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "immiscible.cli"]
 ALONE = [sys.executable, "-m", "immiscible.cli"]
 pytestmark = pytest.mark.slow
 
@@ -36,11 +32,14 @@ def train_flags(tiny: Path, out: Path, *extra: str) -> list[str]:
     return [*flags.split(), "--model", str(tiny), "--out", str(out), *extra]
 
 
-def test_two_processes_train_one_run_and_share_the_encoding(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_two_processes_train_one_run_and_share_the_encoding(
+    torchrun: Any, tiny: Path, tmp_path: Path, sharding: str
+) -> None:
     out = tmp_path / "run"
-    words = [*TORCHRUN, *train_flags(tiny, out)]
-    done = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
-    assert (out / "pipeline" / "model_index.json").exists(), done.stderr
+    done = torchrun(train_flags(tiny, out, "--sharding", sharding))
+    assert done.returncode == 0, done.stderr
+    assert (out / "pipeline" / "model_index.json").exists()
     assert "8 paired at once" in done.stderr
     assert done.stdout.count("6 steps, ") == 1
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -48,13 +47,28 @@ def test_two_processes_train_one_run_and_share_the_encoding(tiny: Path, tmp_path
     assert len(list(tmp_path.glob("cache/latents/*/shard-*.safetensors"))) == 2
 
 
-def test_two_processes_draw_what_one_draws(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["lora", "finetune"])
+def test_sharded_run_goes_on_in_the_same_weights(torchrun: Any, tiny: Path, tmp_path: Path, mode: str) -> None:
+    """Frozen weights are sharded with those that are trained, and only these are written."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    extra = ["--sharding", "fsdp", "--mode", mode, "--no-pipeline", "--gradient-checkpointing"]
+    for out, steps in ((whole, ["--steps", "6"]), (parted, ["--steps", "4"]), (parted, ["--steps", "6", "--extend"])):
+        done = torchrun(train_flags(tiny, out, *extra, *steps))
+        assert done.returncode == 0, done.stderr
+    for name in ("model", "ema", "optimizer"):
+        ours, theirs = (load_file(run / "checkpoints/step-6" / f"{name}.safetensors") for run in (whole, parted))
+        assert name == "optimizer" or all(("lora" in key) == (mode == "lora") for key in ours)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_two_processes_draw_what_one_draws(torchrun: Any, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     words = ["sample", str(tiny), "--num", "11", "--steps", "2", "--batch-size", "3", "--device", "cpu"]
     words += ["--prompts", str(tmp_path / "prompts.txt"), "--out"]
-    for launcher, out in ((ALONE, "one"), (TORCHRUN, "two")):
-        line = [*launcher, *words, str(tmp_path / out)]
-        done = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
+    line = [*ALONE, *words, str(tmp_path / "one")]
+    alone = subprocess.run(line, env=environment(tmp_path), capture_output=True, text=True, timeout=240)
+    for done in (alone, torchrun([*words, str(tmp_path / "two")])):
+        assert done.returncode == 0, done.stderr
         assert done.stdout.count("11 images, 2 steps of ddim") == 1
     first, second = (sorted((tmp_path / out).rglob("*.*")) for out in ("one", "two"))
     assert [path.name for path in first] == [path.name for path in second]
