@@ -11,10 +11,11 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from immiscible.couplings.base import Coupling
@@ -29,7 +30,7 @@ from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.randomness import derive, generator
-from immiscible.training.sources import Source
+from immiscible.training.sources import Sequential, Source
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,33 @@ class Loop:
         weights = trained_weights(self._bare_network())
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             raise self._not_finite("a weight is not finite")
+        streams = self._stream_states()
         if self.accelerator.is_main_process:
-            loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
+            loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count, **streams}
             state = Checkpoint(self.step, weights, self.average.weights(), self.optimizer.state_dict(), loop)
             save_checkpoint(self.directory, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def _next_drawn(self) -> int:
+        """The first micro-batch, numbered through all steps, that is drawn after a checkpoint made now."""
+        return self.step * self.config.accumulation
+
+    def _stream_states(self) -> dict[str, Any]:
+        """Where the source of each rank stands, if it has an order of its own."""
+        if not isinstance(self.source, Sequential):
+            return {}
+        return {"stream": gather_object([self.source.state_at(self._next_drawn())])}
+
+    def _seek(self, states: list[dict[str, Any]]) -> None:
+        """Puts the source where it stood."""
+        ranks = self.accelerator.num_processes
+        if len(states) != ranks:
+            raise InputError(
+                f"{self.config.out} must be resumed by {len(states)} processes, each of which has its place in the "
+                f"stream, got {ranks}."
+            )
+        if isinstance(self.source, Sequential):
+            self.source.seek(self._next_drawn(), states[self.accelerator.process_index])
 
     def _not_finite(self, what: str) -> TrainingError:
         good = next(iter(checkpoints(self.directory)), None)
@@ -279,6 +302,8 @@ class Loop:
         self.loss_sum.fill_(checkpoint.loop["loss_sum"])
         self.loss_count = checkpoint.loop["loss_count"]
         self.step = checkpoint.step
+        if "stream" in checkpoint.loop:
+            self._seek(checkpoint.loop["stream"])
 
     def _bare_network(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.network)
