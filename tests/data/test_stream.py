@@ -184,7 +184,7 @@ def test_later_images_must_be_like_the_first(shards: Any, tmp_path: Path) -> Non
     of = head.stream
     wide = stream.Example("wide", {"bytes": shards.png(1, side=6), "path": None})
     coloured = stream.Example("coloured", {"bytes": shards.png(1, mode="RGB"), "path": None})
-    with pytest.raises(InputError, match="its first, 4x4 grey, got 6x6 grey in wide.*--image-size N"):
+    with pytest.raises(InputError, match=r"its first, 4x4 grey, got 6x6 grey in wide.*--image-size N"):
         of.decode(wide, head.shape)
     with pytest.raises(InputError, match="got 4x4 colour in coloured"):
         of.decode(coloured, head.shape)
