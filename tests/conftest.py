@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +74,64 @@ def torchrun(tmp_path: Path) -> Iterator[Torchrun]:
     runner = Torchrun(tmp_path / "cache")
     yield runner
     runner.end()
+
+
+@pytest.fixture(scope="session")
+def shards() -> SimpleNamespace:
+    """Writes streams: tar archives as webdataset has them, and datasets of parquet files."""
+    return SimpleNamespace(
+        png=png, write_shard=write_shard, example=example, write_shards=write_shards, parquet=parquet
+    )
+
+
+def png(number: int, mode: str = "L", side: int = 4) -> bytes:
+    """An image whose pixels say its number, up to 64 k."""
+    pixels = np.full((side, side, 3), number % 256, np.uint8)
+    pixels[:, 0] = number // 256
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, examples: dict[str, dict[str, bytes]]) -> Path:
+    """An archive with a file for each part of each example."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for key, parts in examples.items():
+            for kind, content in parts.items():
+                entry = tarfile.TarInfo(f"{key}.{kind}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def example(number: int) -> dict[str, bytes]:
+    """An image with a label and two captions."""
+    told = b'{"title": "title %d"}' % number
+    return {"png": png(number), "cls": b"%d" % (number % 5), "txt": b"number %d" % number, "json": told}
+
+
+def write_shards(folder: Path, *sizes: int) -> str:
+    """Archives of consecutive numbers, and the spelling of their stream."""
+    first = 0
+    for index, size in enumerate(sizes):
+        numbers = range(first, first + size)
+        write_shard(folder / f"train-{index:03d}.tar", {f"{number:06d}": example(number) for number in numbers})
+        first += size
+    return f"stream:{folder}/train-*.tar"
+
+
+def parquet(folder: Path, *counts: int, feature: Any = None) -> str:
+    """A dataset of parquet files, numbered through."""
+    import datasets
+
+    folder.mkdir()
+    first = 0
+    features = datasets.Features({"image": datasets.Image(), "label": feature or datasets.Value("int64")})
+    for index, count in enumerate(counts):
+        rows = range(first, first + count)
+        images = [{"bytes": png(row), "path": None} for row in rows]
+        table = datasets.Dataset.from_dict({"image": images, "label": [row % 3 for row in rows]}, features=features)
+        table.to_parquet(str(folder / f"train-{index:05d}-of-{len(counts):05d}.parquet"), batch_size=3)
+        first += count
+    return f"stream:hf:{folder}"

@@ -161,7 +161,10 @@ def test_a_configuration_follows_the_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert load("hf:someone/pets@small", split="test").name == "pets"
     assert len(load("hf:someone/pets")) == 5
     # Options that are not listed, such as one to trust code, are not given.
-    assert asked == [(("someone/pets", "small"), {"split": "test"}), (("someone/pets", None), {"split": "train"})]
+    assert asked == [
+        (("someone/pets", "small"), {"split": "test", "streaming": False}),
+        (("someone/pets", None), {"split": "train", "streaming": False}),
+    ]
 
 
 def test_only_these_datasets_need_the_library(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.opening import guidance_of, open_run, samplers_for
+from immiscible.data.stream import Head
 from immiscible.errors import InputError
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
@@ -37,6 +38,8 @@ def evaluate(arguments: Evaluate) -> None:
         rows = evaluate_run(run, reference, samplers, samples=samples, guidance=guidance, noise_scale=scale, clip=clip)
     else:
         rows = evaluate_painting(run, data, reference, samplers, arguments.task, samples=samples, guidance=guidance)
+    if isinstance(data, Head):
+        rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
     print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
 
 
@@ -44,6 +47,8 @@ def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
     """The scores as a table, with the features that they were computed in."""
     first = rows[0]
     title = f"{run.path}, step {run.step}: {first['samples']} samples, {first['features']}"
+    if "reference" in first:
+        title += f", scored against {first['reference']}"
     clip = ["CLIP"] if "clip_score" in first else []
     table = Table("NFE", "calls", "FID", "KID", "precision", "recall", *clip, title=title, title_justify="left")
     for row in rows:

@@ -65,10 +65,11 @@ class Corrupt(Exception):
 
 @dataclass
 class Damages:
-    """The images that could not be read, by name, each with the reason."""
+    """How many images could not be read, and the first of them by name, each with the reason."""
 
     skip: bool
-    found: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+    named: list[str] = field(default_factory=list)
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
@@ -76,20 +77,21 @@ class Damages:
         try:
             yield
         except Corrupt as error:
-            self.found[name] = str(error)
+            self.count += 1
+            if self.count <= NAMED:
+                self.named.append(f"{name} ({error})")
 
-    def settle(self, where: str, count: int) -> None:
+    def settle(self, where: str, total: int) -> None:
         """Says that images are left out, where that was asked for.
 
         Raises:
             InputError: If there are any, and it was not.
         """
-        if not self.found:
+        if not self.count:
             return
-        named = ", ".join(f"{name} ({reason})" for name, reason in list(self.found.items())[:NAMED])
-        more = ", ..." if len(self.found) > NAMED else ""
-        told = f"`{where}`: {len(self.found)} of {count} images cannot be read: {named}{more}"
-        if not self.skip or len(self.found) == count:
+        named = ", ".join([*self.named, *(["..."] if self.count > len(self.named) else [])])
+        told = f"`{where}`: {self.count} of {total} images cannot be read: {named}"
+        if not self.skip or self.count == total:
             raise InputError(f"{told}: replace or delete them{'' if self.skip else ', or add --skip-corrupt'}.")
         tell_left_out(told)
 
@@ -139,6 +141,25 @@ def fill(
             yield index
 
 
+def decode_like(shape: Sequence[int], content: Content, name: str, where: str, image_size: int | None) -> Tensor:
+    """Decodes an image that comes after others whose shape (C, H, W) is known, as bytes with that shape.
+
+    A grey image among coloured ones is put in colour.
+
+    Raises:
+        Corrupt: If it cannot be read.
+        InputError: If it is in colour among grey ones, or of another size and no image size is given.
+    """
+    with _opened(content) as opened:
+        channels, size = _header_of(opened, name)
+        if channels > shape[0] or (image_size is None and size != tuple(shape[1:])):
+            raise InputError(
+                f"`{where}` must hold images like its first, {_told(shape[0], (shape[1], shape[2]))}, got "
+                f"{_told(channels, size)} in {name}: make them alike{'' if image_size else ' with `--image-size N`'}."
+            )
+        return _pixels(opened, shape[0], image_size)
+
+
 def _told(channels: int, size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]} {'grey' if channels == 1 else 'colour'}"
 
@@ -146,23 +167,33 @@ def _told(channels: int, size: tuple[int, int]) -> str:
 def _header(content: Content, name: str) -> tuple[int, tuple[int, int]]:
     """The number of channels, and the height and width."""
     with _opened(content) as image:
-        if image.mode.startswith(DEEP_MODES):
-            raise InputError(f"`{name}` must have 8 bits per channel, got more (mode {image.mode}): convert it.")
-        width, height = image.size
-        if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
-            width, height = height, width
-        return 1 if image.mode in GREY_MODES else 3, (height, width)
+        return _header_of(image, name)
+
+
+def _header_of(image: Image.Image, name: str) -> tuple[int, tuple[int, int]]:
+    """The same of an image that is open."""
+    if image.mode.startswith(DEEP_MODES):
+        raise InputError(f"`{name}` must have 8 bits per channel, got more (mode {image.mode}): convert it.")
+    width, height = image.size
+    if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+        width, height = height, width
+    return 1 if image.mode in GREY_MODES else 3, (height, width)
 
 
 def _decode(content: Content, channels: int, image_size: int | None) -> Tensor:
     """One image as bytes with shape (C, H, W)."""
     with _opened(content) as opened:
-        image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
-        if image.has_transparency_data:
-            black = Image.new("RGBA", image.size, "black")
-            image = Image.alpha_composite(black, image.convert("RGBA"))
-        image = image.convert("L" if channels == 1 else "RGB")
-        pixels = torch.from_numpy(np.array(image))
+        return _pixels(opened, channels, image_size)
+
+
+def _pixels(opened: Image.Image, channels: int, image_size: int | None) -> Tensor:
+    """The same of an image that is open."""
+    image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    image = image.convert("L" if channels == 1 else "RGB")
+    pixels = torch.from_numpy(np.array(image))
     pixels = pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
     return pixels if image_size is None else central_square(pixels[None], image_size)[0]
 

@@ -1,8 +1,8 @@
 """Images from a Hugging Face dataset: ``hf:NAME``, ``hf:NAME@CONFIGURATION``, or ``hf:FOLDER`` of ``save_to_disk``.
 
 The images are the dataset's only column of images, the labels its only column of class labels, or else the integers of
-a column called ``label``; flags name others, which may hold strings. Captions are a column of strings called ``text``
-or ``caption``, or the one that a flag names. Code of a dataset is never run: the library
+a column called ``label`` or ``cls``; flags name others, which may hold strings. Captions are a column of strings called
+``text``, ``caption`` or ``txt``, or the one that a flag names. Code of a dataset is never run: the library
 refuses it, and nothing here asks for it. Images, which must be PNG or JPEG, are decoded here, so those that cannot be
 read are counted like those of a folder.
 """
@@ -26,8 +26,9 @@ from immiscible.data.images import Images, number_classes
 from immiscible.errors import InputError, one_line
 
 PREFIX = "hf:"
-LABEL = "label"
-CAPTIONS = ("text", "caption")
+# The second of each is what webdataset calls them.
+LABELS = ("label", "cls")
+CAPTIONS = ("text", "caption", "txt")
 
 
 def read(
@@ -52,10 +53,10 @@ def read(
     name = os.path.expanduser(spec.removeprefix(PREFIX))
     if not name.partition("@")[0]:
         raise InputError(f"`hf:` must be followed by the name or folder of a dataset, got `{spec}`.")
-    table = _from_disk(name, split) if os.path.isdir(name) else _by_name(name, split)
-    images = _image_column(table, spec, image_column)
-    labels = _label_column(table, spec, label_column)
-    captions = _caption_column(table, caption_column)
+    table = from_disk(name, split) if os.path.isdir(name) else by_name(name, split)
+    images = image_column_of(table, spec, image_column)
+    labels = label_column_of(table, spec, label_column)
+    captions = caption_column_of(table, caption_column)
     undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
     encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
     values = _labels(table, spec, labels) if labels else None
@@ -82,7 +83,8 @@ def read(
     )
 
 
-def _from_disk(folder: str, split: str) -> Any:
+def from_disk(folder: str, split: str) -> Any:
+    """A part of a dataset that ``save_to_disk`` wrote."""
     import datasets
 
     try:
@@ -98,14 +100,15 @@ def _from_disk(folder: str, split: str) -> Any:
     return loaded
 
 
-def _by_name(name: str, split: str) -> Any:
+def by_name(name: str, split: str, streaming: bool = False) -> Any:
+    """A part of a dataset of the hub, downloaded or to be streamed."""
     import datasets
     from datasets.exceptions import DatasetsError
 
     refused = (*unreachable(), DatasetsError, RuntimeError)
     repository, _, configuration = name.partition("@")
     try:
-        return datasets.load_dataset(repository, configuration or None, split=split)
+        return datasets.load_dataset(repository, configuration or None, split=split, streaming=streaming)
     except refused as error:
         raise InputError(
             f"`hf:{name}` must be a dataset of the hub, reachable from here, with the split {split}, or a folder, got: "
@@ -113,7 +116,8 @@ def _by_name(name: str, split: str) -> Any:
         ) from error
 
 
-def _image_column(table: Any, spec: str, asked: str) -> str:
+def image_column_of(table: Any, spec: str, asked: str) -> str:
+    """The column of the images."""
     import datasets
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -126,7 +130,7 @@ def _image_column(table: Any, spec: str, asked: str) -> str:
     return found[0]
 
 
-def _label_column(table: Any, spec: str, asked: str) -> str:
+def label_column_of(table: Any, spec: str, asked: str) -> str:
     """The column of the labels, or nothing."""
     import datasets
 
@@ -137,8 +141,8 @@ def _label_column(table: Any, spec: str, asked: str) -> str:
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(found) > 1:
         raise InputError(f"`{spec}` has several columns of labels, {', '.join(found)}: name one with --label-column.")
-    plain = getattr(table.features.get(LABEL), "dtype", "")
-    return found[0] if found else LABEL if plain.startswith(("int", "uint")) else ""
+    plain = [name for name in LABELS if getattr(table.features.get(name), "dtype", "").startswith(("int", "uint"))]
+    return next(iter(found + plain), "")
 
 
 def _labels(table: Any, spec: str, column: str) -> np.ndarray:
@@ -151,7 +155,7 @@ def _labels(table: Any, spec: str, column: str) -> np.ndarray:
     return values
 
 
-def _caption_column(table: Any, asked: str) -> str:
+def caption_column_of(table: Any, asked: str) -> str:
     """The column of the captions, or nothing."""
     if asked:
         if asked not in table.column_names:

@@ -13,8 +13,8 @@ from immiscible.errors import InputError
 
 DIGITS, EMOJI = "digits", "emoji"
 ALLOWED = (
-    "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, a .npy or .npz file, an IDX file, the archive of "
-    "CIFAR-10, or a folder of PNG/JPEG images"
+    "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, `stream:PATTERN`, `stream:hf:NAME`, a .npy "
+    "or .npz file, an IDX file, the archive of CIFAR-10, or a folder of PNG/JPEG images"
 )
 
 
@@ -28,6 +28,7 @@ class Options:
     label_column: str = ""
     caption_column: str = ""
     skip_corrupt: bool = False
+    class_count: int = 0
 
 
 def load(
@@ -39,22 +40,24 @@ def load(
     label_column: str = "",
     caption_column: str = "",
     skip_corrupt: bool = False,
+    class_count: int = 0,
 ) -> Images:
-    """Loads images.
+    """Loads images, or of a stream some to know it by, see :class:`immiscible.data.stream.Head`.
 
     Arguments:
         spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``emoji`` (with their names as captions),
-            ``fashion-mnist``, ``cifar10``, ``hf:`` and the name or folder of a Hugging Face dataset, or the path of a
-            ``.npy`` or ``.npz`` file, an IDX file, the archive or folder of CIFAR-10, a folder of IDX files, or one of
-            PNG or JPEG images; see the modules of their names. A folder that is itself called ``digits`` is spelled
-            ``./digits``.
+            ``fashion-mnist``, ``cifar10``, ``hf:`` and the name or folder of a Hugging Face dataset, ``stream:`` and
+            either a pattern of tar archives or ``hf:`` and the like, or the path of a ``.npy`` or ``.npz`` file, an IDX
+            file, the archive or folder of CIFAR-10, a folder of IDX files, or one of PNG or JPEG images; see the
+            modules of their names. A folder that is itself called ``digits`` is spelled ``./digits``.
         image_size: Crops the largest square from the middle and resizes it to this many pixels a side, with
             antialiasing. Without it images keep their size, which must then be the same for all.
         split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts. Other kinds have no parts.
         image_column: The column of the images of a Hugging Face dataset, where it has several.
         label_column: The column of its labels, where it has several.
         caption_column: The column of its captions, where it is not called text or caption.
-        skip_corrupt: Whether to leave out images that cannot be read, in folders and Hugging Face datasets.
+        skip_corrupt: Whether to leave out images that cannot be read, in folders, Hugging Face datasets and streams.
+        class_count: The number of classes of a stream whose labels are integers from 0.
 
     Raises:
         InputError: If there is no such source, or it holds something else than images, or they do not fit together.
@@ -65,7 +68,7 @@ def load(
     """
     if image_size is not None and image_size < 1:
         raise InputError(f"`image_size` must be at least 1, got {image_size}.")
-    options = Options(image_size, split, image_column, label_column, caption_column, skip_corrupt)
+    options = Options(image_size, split, image_column, label_column, caption_column, skip_corrupt, class_count)
     try:
         images = _in_parts(spec, options) or _whole(spec, options)
     except OSError as error:
@@ -75,13 +78,22 @@ def load(
 
 def _in_parts(spec: str, options: Options) -> Images | None:
     """Reads data that comes in a training and a test part. Each reader is imported only where it is used."""
+    if spec.startswith("stream:"):
+        from immiscible.data import stream
+
+        return stream.read(spec, **dataclasses.asdict(options))
+    if options.class_count:
+        raise InputError(f"--class-count is for streams, got it with {spec}, whose classes are counted.")
     if spec.startswith("hf:"):
         from immiscible.data import huggingface
 
-        return huggingface.read(spec, **dataclasses.asdict(options))
+        asked = dataclasses.asdict(options)
+        del asked["class_count"]
+        return huggingface.read(spec, **asked)
     if options.image_column or options.label_column or options.caption_column:
         raise InputError(
-            f"--image-column, --label-column and --caption-column are for Hugging Face datasets, got them with {spec}."
+            "--image-column, --label-column and --caption-column are for Hugging Face datasets and streams, got them "
+            f"with {spec}."
         )
     if spec in (DIGITS, EMOJI):
         return None

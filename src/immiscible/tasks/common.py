@@ -16,6 +16,7 @@ from immiscible.training.loop import Task
 from immiscible.training.randomness import derive, generator
 from immiscible.training.recipes import ImageConfig
 from immiscible.training.sources import PixelSource, PointSource
+from immiscible.training.streams import sourced
 
 Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -94,9 +95,10 @@ class PixelTask:
         """Whether the coupling keeps noise within classes."""
         return self.classes > 0 and not self.config.across_classes
 
-    def source(self, data: Images, device: torch.device) -> PixelSource:
+    def source(self, data: Images, device: torch.device) -> PointSource:
         """The data as the loop draws it."""
-        return PixelSource(data, self.config, device, self.classes > 0, self.grouped)
+        conditional, grouped = self.classes > 0, self.grouped
+        return sourced(data, self.config, lambda images: PixelSource(images, self.config, device, conditional, grouped))
 
     def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
         """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""

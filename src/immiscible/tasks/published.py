@@ -61,7 +61,10 @@ def facts_of(config: TaskConfig, data: Images) -> Facts:
         prompts = [captions[index] for index in order[:PROMPTS].tolist()]
         return Facts(data.shape, prompts=tuple(prompts))
     if config.conditional and not data.classes:
-        raise InputError(f"--conditional needs labelled data, got {data.name} without labels: use class sub-folders.")
+        raise InputError(
+            f"--conditional needs labelled data, got {data.name} without labels: use class sub-folders, or "
+            "--class-count for a stream of integer labels."
+        )
     return known_facts(config, data.shape, data.classes)
 
 
@@ -90,4 +93,5 @@ def load_pixels(config: DataFields, image_size: int | None) -> Images:
         label_column=config.label_column,
         caption_column=config.caption_column,
         skip_corrupt=config.skip_corrupt,
+        class_count=config.class_count,
     )

@@ -25,6 +25,7 @@ OPERATIONAL = (
     "label_column",
     "caption_column",
     "skip_corrupt",
+    "class_count",
     "model",
     "gradient_checkpointing",
     "background",
@@ -52,7 +53,8 @@ class DataFields(Fields):
     """What is trained on."""
 
     data: str = "digits"
-    """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, or a folder of images."""
+    """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, a folder of images, or
+    what is read as it is needed: stream:PATTERN of webdataset's tar archives, stream:hf:NAME."""
     split: str = "train"
     """Which part of data that comes in parts."""
     image_column: str = ""
@@ -63,11 +65,14 @@ class DataFields(Fields):
     """Column of the captions of a Hugging Face dataset, where it is not called text or caption."""
     skip_corrupt: bool = False
     """Leave out images that cannot be read, instead of stopping."""
+    class_count: int = 0
+    """Number of classes of a stream whose labels are integers from 0: some images cannot tell."""
     image_size: int | None = None
     """Resize and crop the images to squares of this many pixels."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.class_count >= 0, "class_count", "zero or more", self.class_count)
         require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
 
 

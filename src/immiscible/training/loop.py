@@ -11,10 +11,11 @@ import contextlib
 import math
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from immiscible.couplings.base import Coupling
@@ -41,7 +42,7 @@ from immiscible.training.sharding import (
     split,
     split_state,
 )
-from immiscible.training.sources import Drawn, Source
+from immiscible.training.sources import Drawn, Sequential, Source
 
 
 @dataclass(frozen=True)
@@ -271,12 +272,29 @@ class Loop:
         weights, main = trained_weights(self._bare_network()), self.accelerator.is_main_process
         if not all_finite(self.accelerator, weights):
             raise self._not_finite("a weight is not finite")
-        loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count}
+        loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count, **self._stream_states()}
         model, average = gathered(weights, main), gathered(self.average.weights(), main)
         state = Checkpoint(self.step, model, average, gathered_state(self.optimizer.state_dict(), main), loop)
         if main:
             save_checkpoint(self.directory, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def _next_drawn(self) -> int:
+        """The first micro-batch, numbered through all steps, that is drawn after a checkpoint made now."""
+        if self.pools is not None:
+            return self.pools.first_needed(self.step)
+        return self.step * self.config.accumulation
+
+    def _stream_states(self) -> dict[str, Any]:
+        """Where the source of each rank stands, if it has an order of its own."""
+        if not isinstance(self.source, Sequential):
+            return {}
+        return {"stream": gather_object([self.source.state_at(self._next_drawn())])}
+
+    def _seek(self, states: list[dict[str, Any]]) -> None:
+        """Puts the source where it stood."""
+        if isinstance(self.source, Sequential):
+            self.source.seek(self._next_drawn(), states[self.accelerator.process_index])
 
     def _not_finite(self, what: str) -> TrainingError:
         good = next(iter(checkpoints(self.directory)), None)
@@ -331,6 +349,8 @@ class Loop:
         self.loss_sum.fill_(checkpoint.loop["loss_sum"])
         self.loss_count = checkpoint.loop["loss_count"]
         self.step = checkpoint.step
+        if "stream" in checkpoint.loop:
+            self._seek(checkpoint.loop["stream"])
 
     def _bare_network(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.network)

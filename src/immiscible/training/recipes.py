@@ -104,8 +104,8 @@ class StableDiffusionRecipe(Recipe):
     mode: Literal["finetune", "scratch", "lora"] = "finetune"
     """finetune goes on from the model's U-Net; scratch gives it new weights; lora adds low-rank weights to it."""
     data: str = "emoji"
-    """The data, with captions: emoji, hf:NAME, a folder with metadata.jsonl or .txt files, or anything with class names
-    (fashion-mnist, cifar10, a folder of folders)."""
+    """The data, with captions: emoji, hf:NAME, stream:PATTERN, a folder with metadata.jsonl or .txt files, or anything
+    with class names (fashion-mnist, cifar10, a folder of folders)."""
     caption_template: str = "{}"
     """The caption of an image where there are only class names, with {} for the name."""
     caption_dropout: float = 0.1

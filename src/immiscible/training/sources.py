@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -48,6 +48,22 @@ class Source(Protocol):
             indices: Which ones, with shape (B,).
             position: The step, the micro-batch and the rank that all randomness is derived from.
         """
+        ...
+
+
+@runtime_checkable
+class Sequential(Source, Protocol):
+    """A source with an order of its own, that is drawn from micro-batch by micro-batch.
+
+    Of the indices it takes the number only. Micro-batches are numbered through all steps, on each rank alike.
+    """
+
+    def state_at(self, flat: int) -> dict[str, Any]:
+        """What to go on with at a micro-batch, at the latest the next one, as JSON values; forgets what is before."""
+        ...
+
+    def seek(self, flat: int, state: dict[str, Any]) -> None:
+        """Makes a micro-batch the next one, by the state that a source gave for it, on this rank of as many."""
         ...
 
 

@@ -36,6 +36,26 @@ def run(configure: Configure) -> Path:
     return config.out
 
 
+def test_interrupted_run_on_a_stream_ends_in_the_same_weights(
+    shards: Any, configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(data=shards.write_shards(tmp_path / "data", 9, 14), flip=True, accumulation=2)
+    train(config, verbose=False)
+    assert (config.out / "prompts.txt").read_text().count("number ") == 23
+    parted = dataclasses.replace(config, out=tmp_path / "parted")
+    train(parted, verbose=False)
+    shutil.rmtree(parted.out / "checkpoints" / "step-4")
+    train(parted, verbose=False)
+    ours, theirs = (load_file(path / "checkpoints/step-4/model.safetensors") for path in (config.out, parted.out))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_latents_of_a_stream_are_not_cached(shards: Any, configure: Configure, tmp_path: Path) -> None:
+    config = configure(data=shards.write_shards(tmp_path / "data", 9), cache_latents=True)
+    with pytest.raises(InputError, match="--cache-latents must be left out for a stream"):
+        train(config, verbose=False)
+
+
 def pictures(folder: Path) -> dict[str, np.ndarray]:
     found = {}
     for path in sorted(folder.rglob("*.png")):

@@ -19,6 +19,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from immiscible.data import Images
+from immiscible.data.stream import Head
 from immiscible.errors import InputError
 from immiscible.processes import diffusion, weighted_mse
 from immiscible.samplers import AnySampler, PipelineSampler, Samples
@@ -39,6 +40,8 @@ from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, nam
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import StableDiffusionConfig
+from immiscible.training.sources import PointSource
+from immiscible.training.streams import sourced
 
 PREVIEW_SAMPLER = PipelineSampler("dpm++", 20)
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
@@ -88,10 +91,17 @@ class StableDiffusionTask:
         """The VAE's scaling factor, without image scaling."""
         return float(self.parts.vae.config.scaling_factor)
 
-    def source(self, data: Images, device: torch.device) -> LatentSource:
+    def source(self, data: Images, device: torch.device) -> PointSource:
         """Latents and token ids, from the images or from the cache, see :class:`LatentSource`."""
+        if isinstance(data, Head) and self.config.cache_latents:
+            raise InputError(
+                f"--cache-latents must be left out for a stream, which has no end, got {self.config.data}."
+            )
         self.parts.vae.to(device)
         self.parts.text_encoder.to(device, _half(self.config, device))
+        return sourced(data, self.config, lambda images: self._latents(images, device))
+
+    def _latents(self, data: Images, device: torch.device) -> LatentSource:
         encoder, captions = Encoder(self.parts.vae, device), captions_of(data, self.config.caption_template)
         groups = data.labels if self.grouped else None
         if self.grouped and groups is None:

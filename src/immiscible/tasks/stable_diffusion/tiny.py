@@ -20,6 +20,7 @@ from torch import Tensor
 
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
+from immiscible.data.stream import Head
 from immiscible.errors import InputError
 from immiscible.tasks.published import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
@@ -82,6 +83,8 @@ def make_tiny(settings: TinyPipeline) -> Reconstruction:
     out = settings.out
     check_new(out)
     data = load_pixels(settings, settings.image_size).in_colour()
+    if isinstance(data, Head):
+        say(f"warning: made of {len(data)} images of {data.name}, and of no others.")
     captions = captions_of(data, settings.caption_template)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(settings.seed, "tiny"))
