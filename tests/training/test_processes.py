@@ -106,7 +106,7 @@ def test_two_processes_train_one_run(torchrun: Any, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = torchrun(flags(out, "--log-every", "1"))
     assert done.returncode == 0, done.stderr
-    assert "8 paired at once" in done.stderr
+    assert "16 paired at once\na pool is one micro-batch of 8 images on each of 2 processes" in done.stderr
     assert done.stdout.count("6 steps, ") == 1
     assert [step for step, _ in losses(out)] == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-3", "step-6"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from immiscible.couplings.ranks import logger
+from immiscible.couplings.notes import note_once
 from immiscible.couplings.slabs import BLOCK, COMPONENTS, ROUNDS, SAMPLE
 from immiscible.couplings.solvers import SOLVERS
 from immiscible.errors import InputError
@@ -55,7 +55,7 @@ class Method:
 
 
 def chosen(method: Method, count: int, size: int, device: torch.device) -> Method:
-    """The method with ``auto`` made into a solver, which is logged.
+    """The method with ``auto`` made into a solver; the first time each is taken is logged.
 
     Arguments:
         method: The method.
@@ -69,7 +69,8 @@ def chosen(method: Method, count: int, size: int, device: torch.device) -> Metho
     expected = exact_seconds(together, size, device) * -(-count // together)
     fits = together <= EXACT_UP_TO if method.budget is None else expected <= method.budget
     solver = "exact" if fits else "slabs"
-    logger.log(logging.DEBUG, "solver auto: %s for %d data of %d values on %s", solver, count, size, device)
+    message = f"solver auto takes {solver} for {count} data of {size} values on {device.type}."
+    note_once(f"auto {solver}", logging.INFO, message)
     return dataclasses.replace(method, solver=solver, budget=None)
 
 

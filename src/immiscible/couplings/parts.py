@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,3 +38,10 @@ def parts_of(coupling: Any) -> Parts | None:
             space = coupling.space
         coupling = coupling.coupling
     return Parts(coupling, p, space or CostSpace()) if isinstance(coupling, LinearAssignment) else None
+
+
+def pooled_by_run(coupling: Any) -> Any:
+    """A coupling without ``pool="global"``, for a run that pools over all processes in any case."""
+    if isinstance(coupling, Mixed | InSpace):
+        return dataclasses.replace(coupling, coupling=pooled_by_run(coupling.coupling))
+    return dataclasses.replace(coupling, pool="batch") if isinstance(coupling, LinearAssignment) else coupling

@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from immiscible.couplings.notes import leave_unnoted, note_once
 from immiscible.errors import InputError
 
-logger = logging.getLogger("immiscible.couplings")
+# What is told once: that ranks share a pool, and that they do not.
+GLOBAL, ALONE = "global", "alone"
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _padded(rows: Tensor, count: int) -> Tensor:
 def tell_pool(ranks: Ranks, count: int) -> None:
     """Logs once how large a pool over several ranks is."""
     if ranks.rank == 0 and ranks.size > 1:
-        _log_once("global", logging.INFO, f"one assignment over {count} data of {ranks.size} ranks together.")
+        note_once(GLOBAL, logging.INFO, f"one assignment over {count} data of {ranks.size} ranks together.")
 
 
 def tell_alone(count: int) -> None:
@@ -135,18 +137,9 @@ def tell_alone(count: int) -> None:
             f'each of {size} ranks pairs its own {count} data: LinearAssignment(pool="global") pairs all '
             f"{size * count} together."
         )
-        _log_once("batch", logging.WARNING, message)
-
-
-_told: set[str] = set()
+        note_once(ALONE, logging.WARNING, message)
 
 
 def leave_untold() -> None:
     """Leaves all this unsaid, for callers that say themselves how they pool."""
-    _told.update(("batch", "global"))
-
-
-def _log_once(what: str, level: int, message: str) -> None:
-    if what not in _told:
-        _told.add(what)
-        logger.log(level, message)
+    leave_unnoted(GLOBAL, ALONE)

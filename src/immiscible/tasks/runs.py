@@ -16,23 +16,26 @@ from immiscible import __version__
 from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.couplings import Coupling
 from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings.parts import pooled_by_run
+from immiscible.couplings.ranks import leave_untold
 from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.networks import choose
 from immiscible.samplers import AnySampler, Samples
 from immiscible.samplers.base import Start
+from immiscible.tasks.announcement import Pooling, announcement, trained_parameters
 from immiscible.tasks.common import PublishedTask, Shape
-from immiscible.tasks.published import BUILDERS, TITLES, facts_of, known_facts, load_data
+from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data
 from immiscible.tasks.ranking import fit_cost_space
 from immiscible.tasks.stable_diffusion.components import fingerprint, locate
-from immiscible.training.average import load_weights, trained_weights
+from immiscible.training.average import load_weights
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
 from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.loop import Loop, make_accelerator
-from immiscible.training.recipes import CONFIGS, ImageConfig, StableDiffusionConfig, TaskConfig
+from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
 from immiscible.training.rundir import PROMPTS, SUMMARY, check_run, open_run, read_config
 from immiscible.training.sources import Points
 
@@ -41,10 +44,8 @@ C = TypeVar("C", bound=TaskConfig)
 # The drift is measured on about so many noises, in at most so many batches: enough to see one per cent, in a moment.
 DRIFT_NOISES = 8192
 MOST_DRIFT_BATCHES = 256
-
-
-# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
-FEW_OF_A_CLASS = 8
+# Large pools are measured by smaller ones: to permute noise leaves its law as it is in both.
+MOST_DRIFT_POOL = 2048
 
 
 def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
@@ -78,10 +79,13 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
         _write_space(config.out, space)
         _write_prompts(config.out, facts.prompts)
     accelerator.wait_for_everyone()
-    per_pairing = config.batch_size // config.accumulation // accelerator.num_processes
-    drift = _drift(config, task, points, space, per_pairing)
+    pooling = Pooling.of(config, accelerator.num_processes)
+    # The announcement says it, for all ranks.
+    leave_untold()
+    drift = _drift(config, task, points, space, min(pooling.together, MOST_DRIFT_POOL))
     if verbose and accelerator.is_main_process:
-        for line in _announcement(config, task, data, per_pairing):
+        size = space.ranked(torch.zeros(1, *points.shape)).numel()
+        for line in announcement(config, task, data, pooling, size, accelerator.device):
             say(line)
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
     Loop(config, task, source, _coupling(config, space.to(accelerator.device)), accelerator).run(verbose=verbose)
@@ -94,7 +98,7 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
 def resolve(config: C, data: Images) -> C:
     """The configuration with its coupling in its own spelling and the network that ``auto`` stands for."""
     network = {"network": choose(config.network, data.shape)} if isinstance(config, NetworkFields) else {}
-    return dataclasses.replace(config, coupling=str(parse_coupling(config.coupling)), **network)
+    return dataclasses.replace(config, coupling=str(pooled_by_run(parse_coupling(config.coupling))), **network)
 
 
 def _coupling(config: TaskConfig, space: CostSpace) -> Coupling:
@@ -148,57 +152,6 @@ def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any
     }
 
 
-def _announcement(config: TaskConfig, task: PublishedTask, data: Images, per_pairing: int) -> list[str]:
-    shape = "x".join(map(str, data.shape))
-    lines = [
-        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
-        f"{_parameters(task):,} trained parameters, coupling {config.coupling}, {per_pairing} paired at once"
-    ]
-    if "assignment" not in config.coupling:
-        return lines
-    return lines + (
-        _on_captions(task) if isinstance(config, StableDiffusionConfig) else _on_classes(config, task, per_pairing)
-    )
-
-
-def _on_captions(task: PublishedTask) -> list[str]:
-    if task.grouped:
-        return ["the assignment works within classes, so that the noise of each class keeps its law."]
-    return [
-        "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
-        "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
-    ]
-
-
-def _on_classes(config: ImageConfig, task: PublishedTask, per_pairing: int) -> list[str]:
-    """What conditions do to an assignment."""
-    if not task.classes:
-        return []
-    if config.across_classes:
-        return [
-            "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) while "
-            "sampling a class starts from N(0, I): this conditional prior skew is known to worsen conditional models."
-        ]
-    members = per_pairing / task.classes
-    lines = ["the assignment works within classes, so that the noise of each class keeps its law."]
-    if members < FEW_OF_A_CLASS:
-        lines.append(
-            f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than {FEW_OF_A_CLASS} "
-            "the assignment has little to choose from: raise --batch-size, or take knn:4, which needs no batch."
-        )
-    return lines
-
-
-def _network_name(config: TaskConfig) -> str:
-    if isinstance(config, StableDiffusionConfig):
-        return f"{config.model}, {config.mode},"
-    return config.network
-
-
-def _parameters(task: PublishedTask) -> int:
-    return sum(weight.numel() for weight in trained_weights(task.network).values())
-
-
 def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str, Any]:
     """What a finished run was and took. The times are means over the steps of its last session."""
     last = read_metrics(config.out)[-1]
@@ -212,7 +165,7 @@ def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str,
         "schedule_shift": config.schedule_shift,
         "steps": config.steps,
         "loss": last["loss"],
-        "parameters": _parameters(task),
+        "parameters": trained_parameters(task),
         "step_ms": last["step_ms"],
         "pairing_ms": last["pairing_ms"],
         "overhead_percent": 100 * last["pairing_ms"] / (last["step_ms"] - last["pairing_ms"]),

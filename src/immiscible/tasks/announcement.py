@@ -1,0 +1,140 @@
+"""What a run says before its first step: what is trained on what, and what its pairing does to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings.ladder import chosen
+from immiscible.couplings.parts import parts_of
+from immiscible.data import Images
+from immiscible.tasks.common import PublishedTask
+from immiscible.tasks.published import TITLES
+from immiscible.training.average import trained_weights
+from immiscible.training.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
+
+# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
+FEW_OF_A_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What a run pairs together.
+
+    Attributes:
+        micro_batch: The images of a micro-batch on one process.
+        micro_batches: The micro-batches of each process that are paired together.
+        processes: The processes that share a pool.
+        assigned: Whether an assignment pairs; anything else pairs each process' micro-batches one by one.
+    """
+
+    micro_batch: int
+    micro_batches: int = 1
+    processes: int = 1
+    assigned: bool = False
+
+    @staticmethod
+    def of(config: TaskConfig, processes: int) -> Pooling:
+        """The pooling of a configuration on so many processes."""
+        micro_batch = config.batch_size // config.accumulation // processes
+        if parts_of(parse_coupling(config.coupling)) is None:
+            return Pooling(micro_batch)
+        return Pooling(micro_batch, config.micro_batches_per_pool, processes, assigned=True)
+
+    @property
+    def together(self) -> int:
+        """The images that are paired together."""
+        return self.micro_batch * self.micro_batches * self.processes
+
+
+def announcement(
+    config: TaskConfig, task: PublishedTask, data: Images, pooling: Pooling, size: int, device: torch.device
+) -> list[str]:
+    """The lines, the first of which says it all in short.
+
+    Arguments:
+        config: The configuration of the run.
+        task: Its task.
+        data: Its data.
+        pooling: What it pairs together.
+        size: The number of values that one image is ranked by.
+        device: Where it trains.
+    """
+    shape = "x".join(map(str, data.shape))
+    first = (
+        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
+        f"{trained_parameters(task):,} trained parameters, coupling {config.coupling}, {pooling.together} paired at "
+        "once"
+    )
+    if not pooling.assigned:
+        return [first, *_without_pool(config)]
+    return [first, *_on_pools(config, task, pooling, size, device), *_on_conditions(config, task, pooling)]
+
+
+def trained_parameters(task: PublishedTask) -> int:
+    """How many parameters of a task are trained."""
+    return sum(weight.numel() for weight in trained_weights(task.network).values())
+
+
+def _without_pool(config: TaskConfig) -> list[str]:
+    if not config.pool:
+        return []
+    return [f"--pool {config.pool} changes nothing: it is for assignments, and {config.coupling} is none."]
+
+
+def _on_pools(config: TaskConfig, task: PublishedTask, pooling: Pooling, size: int, device: torch.device) -> list[str]:
+    """Who shares a pool, and how it is solved."""
+    lines = []
+    if pooling.micro_batches * pooling.processes > 1:
+        where = "in the background" if config.background else "before its first step"
+        shared = f" on each of {pooling.processes} processes" if pooling.processes > 1 else ""
+        many = f"{pooling.micro_batches} micro-batches" if pooling.micro_batches > 1 else "one micro-batch"
+        lines.append(f"a pool is {many} of {pooling.micro_batch} images{shared}, paired as one {where}.")
+    parts = parts_of(parse_coupling(config.coupling))
+    if parts and parts.assignment.solver == "auto":
+        count = pooling.together // (max(task.classes, 1) if task.grouped else 1)
+        solver = chosen(parts.assignment.method, count, size, device).solver
+        lines.append(f"solver auto takes {solver} for {count} images of {size} values.")
+    return lines
+
+
+def _on_conditions(config: TaskConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
+    if isinstance(config, StableDiffusionConfig):
+        return _on_captions(task)
+    return _on_classes(config, task, pooling)
+
+
+def _on_captions(task: PublishedTask) -> list[str]:
+    if task.grouped:
+        return ["the assignment works within classes, so that the noise of each class keeps its law."]
+    return [
+        "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
+        "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
+    ]
+
+
+def _on_classes(config: ImageConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
+    """What conditions do to an assignment."""
+    if not task.classes:
+        return []
+    if config.across_classes:
+        return [
+            "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) while "
+            "sampling a class starts from N(0, I): this conditional prior skew is known to worsen conditional models."
+        ]
+    members = pooling.together / task.classes
+    lines = ["the assignment works within classes, so that the noise of each class keeps its law."]
+    if members < FEW_OF_A_CLASS:
+        lines.append(
+            f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than {FEW_OF_A_CLASS} "
+            "the assignment has little to choose from: pair more at once with --pool, or take knn:4, which needs none."
+        )
+    return lines
+
+
+def _network_name(config: TaskConfig) -> str:
+    if isinstance(config, StableDiffusionConfig):
+        return f"{config.model}, {config.mode},"
+    return config.network
