@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import immiscible
-from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed
+from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed, Pool
 
 TOTAL, DIMS = 210, (2, 5, 4)
 
@@ -73,6 +73,8 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         "size": lambda: COUPLINGS["exact"](x[:, :2] if last else x, noise[:, :2] if last else noise),
         "labels": lambda: COUPLINGS["exact"](x, noise, labels=torch.arange(6) if last else None),
         "nobody": lambda: COUPLINGS["exact"](x[:0], noise[:0]),
+        "pool": lambda: next(pool(100)([broken if last else x])),
+        "loader": lambda: next(pool(100)([] if last else [x])),
     }
     told = {}
     for name, case in cases.items():
@@ -93,6 +95,35 @@ def sub_group(rank: int, size: int) -> dict[str, Tensor]:
     return {"group": LinearAssignment(pool="global", group=group)(x[part], noise[part])}
 
 
+def batches(rank: int, size: int) -> tuple[Tensor, ...]:
+    """The loader of a rank: batches of ten of its part of the data, which is smaller on the last rank."""
+    counts = shares(size)["unequal"]
+    return data()[0][sum(counts[:rank]) : sum(counts[: rank + 1])].split(10)
+
+
+def pool(size: int, background: bool = True) -> Pool:
+    return Pool(COUPLINGS["block"], size, seed=3, background=background)
+
+
+def pooled(rank: int, size: int) -> dict[str, Tensor]:
+    """Noise of pools over the ranks, whose loaders end at different times, also resumed in the middle of one."""
+    loader, found = batches(rank, size), {}
+    for background in (True, False):
+        handed_out = list(pool(40 * size, background)(loader))
+        torch.testing.assert_close([x for x, _ in handed_out], [*loader], rtol=0, atol=0)
+        found[f"pooled {background}"] = torch.cat([noise for _, noise in handed_out])
+    seen, states = [], []
+    first = pool(40 * size)
+    for _, noise in first(loader):
+        seen.append(noise)
+        states.append(first.state_dict())
+    # All ranks are done with one batch of the first pool, and the last rank's loader has no other.
+    again = pool(40 * size)
+    again.load_state_dict(states[0])
+    found["resumed"] = torch.cat([*seen[:1], *(noise for _, noise in again(loader))])
+    return found
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     dist.init_process_group("gloo")
@@ -110,6 +141,7 @@ def main() -> None:
                 # Ranks other than the first have another generator, as they do in training.
                 key = f"{name} {share} {classes is not None}"
                 found[key] = couple(name, x[part], noise[part], wanted, 7 + rank).clone()
+    found |= pooled(rank, size)
     own = LinearAssignment()(x[:20], noise[:20])
     torch.testing.assert_close(own, immiscible.LinearAssignment()(x[:20], noise[:20]), rtol=0, atol=0)
     told = refusals(rank, size)

@@ -92,9 +92,33 @@ def test_sub_group_pairs_among_itself(launched):
     assert_same(launched.joined("group"), LinearAssignment()(x, noise))
 
 
+@pytest.mark.parametrize("way", ["pooled True", "pooled False", "resumed"])
+def test_pools_of_batches_over_ranks_are_those_of_one_process(launched, way):
+    """Pool by pool, since the pools of one process end elsewhere. The last rank has two batches only."""
+    loaders = [child.batches(rank, launched.size) for rank in range(launched.size)]
+    found: list[list[Tensor]] = [[] for _ in loaders]
+    for number in range(-(-len(loaders[0]) // 4)):
+        parts = [loader[4 * number : 4 * number + 4] for loader in loaders]
+        pool = child.pool(10**6)
+        pool.load_state_dict({**pool.state_dict(), "pool": number})
+        noises = [noise for _, noise in pool([batch for part in parts for batch in part])]
+        for rank, part in enumerate(parts):
+            found[rank] += noises[: len(part)]
+            del noises[: len(part)]
+    assert len(loaders[-1]) == 2
+    assert_same(launched.joined(way), torch.cat([noise for noises in found for noise in noises]))
+
+
 @pytest.mark.parametrize(
     ("case", "own"),
-    [("nan", "`x` must be finite"), ("dtype", "`x` must have a real floating dtype"), ("size", ""), ("labels", "")],
+    [
+        ("nan", "`x` must be finite"),
+        ("dtype", "`x` must have a real floating dtype"),
+        ("size", ""),
+        ("labels", ""),
+        ("pool", "`x` must be finite"),
+        ("loader", "the loader must give at least one batch"),
+    ],
 )
 def test_wrong_input_of_one_rank_is_told_on_all(launched, case, own):
     told = [told[case] for told in launched.told]

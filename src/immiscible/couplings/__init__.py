@@ -5,6 +5,7 @@ from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
+from immiscible.couplings.pool import Pool
 from immiscible.couplings.solvers import assign
 from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.couplings.spelling import coupling
@@ -18,6 +19,7 @@ __all__ = [
     "Independent",
     "LinearAssignment",
     "Mixed",
+    "Pool",
     "assign",
     "coupling",
     "describe",

@@ -90,6 +90,8 @@ class LinearAssignment:
             raise error
         with full_float32(x.device):
             counts = agree(x, labels, ranks, error)
+            if not sum(counts):
+                raise InputError("a pool must have at least one datum, got none on any rank.")
             every = ranks.concatenate(noise.detach(), counts)
             share = Share(x, labels, lambda first, last: [every[first:last]])
             order = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts))).order()

@@ -102,10 +102,7 @@ def agree(x: Tensor, labels: Tensor | None, ranks: Ranks, error: InputError | No
                 f"all ranks of a pool must bring data of one size, all with labels or none, got {every[0][1]} values "
                 f"on rank 0 and {form[0]} on rank {rank}, labels {bool(every[0][2])} and {bool(form[1])}."
             )
-    counts = [count for count, *_ in every]
-    if not sum(counts):
-        raise InputError("a pool must have at least one datum, got none on any rank.")
-    return counts
+    return [count for count, *_ in every]
 
 
 def begin(
