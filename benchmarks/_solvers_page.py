@@ -1,0 +1,117 @@
+"""The page, the plot and README's table of the solvers, from the CSV of ``solvers.py``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from immiscible.training.files import write_bytes, write_text
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "solvers.md"
+PLOT = PAGE.with_suffix(".png")
+MARKS = "<!-- solvers: written by benchmarks/solvers.py --pages -->", "<!-- /solvers -->"
+HEADING = """# Solvers of large pools
+
+Measured by `python benchmarks/solvers.py` on {machine}; every figure is in `benchmarks/solvers.csv`. The
+data are Fashion-MNIST at 3x32x32 (D = 3072), the noise is given, all methods have the same of both, and each row was
+measured in a process of its own. Time is the median of whole calls, cost matrix included. Memory is the most that the
+process had above what it had before. *Reduction* is by how much the mean distance between data and noise falls, *kept*
+its share of the exact assignment's.
+
+![Time and share of the reduction kept, by the size of the pool](solvers.png)
+
+"""
+NOTES = """
+`torch-linear-assignment` solves with SciPy on a CPU; its own kernel is for CUDA. torchcfm draws its pairs from the plan
+*with replacement*, so its reduction is over those pairs and not over a permutation. KNN and candidate search are no
+assignments: their noise is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
+"""
+Row = Mapping[str, str]
+
+
+def write_pages(rows: Sequence[Row], readme: Path) -> None:
+    """Writes the page, its plot, and the table between the marks of README."""
+    write_text(PAGE, page(rows))
+    write_bytes(PLOT, plot(rows))
+    write_text(readme, with_table(readme.read_text(encoding="utf-8"), rows))
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The page in Markdown."""
+    text = HEADING.format(machine="; ".join(dict.fromkeys(row["machine"] for row in rows)))
+    text += "## What was asked for\n\n" + _table(
+        ("what", "of", "N", "value", "target", "met"),
+        [
+            [row["question"], row["method"], row["n"], row["ratio"], _sign(row["target"]), row["met"]]
+            for row in rows
+            if row["target"]
+        ],
+    )
+    for question, title in (("ladder", "The ladder"), ("others", "Others, on the same data and noise")):
+        names = ["exact"] if question == "others" else []
+        sizes = {row["n"] for row in rows if row["question"] == question}
+        chosen = [row for row in rows if row["question"] == question or (row["method"] in names and row["n"] in sizes)]
+        chosen = [row for row in chosen if not row["target"]]
+        # By size, as measured within one.
+        lines = [_line(row) for row in sorted(chosen, key=lambda row: (int(row["n"]), row["question"] != "ladder"))]
+        text += f"\n## {title}\n\n" + _table(("N", "method", "ms", "MB", "reduction", "kept"), lines)
+    return text + NOTES
+
+
+def _line(row: Row) -> list[str]:
+    if row["note"]:
+        return [row["n"], row["method"], row["note"], "", "", ""]
+    kept = f"{float(row['kept']):.3f}" if row["kept"] else ""
+    return [row["n"], row["method"], row["ms"], f"{float(row['peak_mb']):.0f}", f"{row['reduction_percent']} %", kept]
+
+
+def with_table(text: str, rows: Sequence[Row]) -> str:
+    """README with its table made anew."""
+    sizes = ("1024", "8192")
+    methods = dict.fromkeys(row["method"] for row in rows if row["question"] == "ladder")
+    found = {(row["method"], row["n"]): row for row in rows if row["ms"]}
+    lines = []
+    for method in methods:
+        cells = [f"`{method}`" if " " not in method else method]
+        for size in sizes:
+            row = found.get((method, size))
+            cells += [f"{float(row['ms']):,.0f} ms", f"{100 * float(row['kept']):.1f} %"] if row else ["", ""]
+        lines.append(cells)
+    heads = ["solver", *(part for size in sizes for part in (f"N = {size}", "kept"))]
+    begin, end = map(re.escape, MARKS)
+    table = "\n".join((MARKS[0], _table(heads, lines).rstrip(), MARKS[1]))
+    return re.sub(f"{begin}.*{end}", lambda _: table, text, flags=re.DOTALL)
+
+
+def _sign(target: str) -> str:
+    return target.replace("<=", "≤").replace(">=", "≥")
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines)) + "\n"
+
+
+def plot(rows: Sequence[Row]) -> bytes:
+    """Time and share kept by the size of the pool, as a PNG."""
+    import io
+
+    import matplotlib.pyplot as plt
+
+    figure, (times, shares) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    ladder = [row for row in rows if row["question"] == "ladder" and row["ms"]]
+    for method in dict.fromkeys(row["method"] for row in ladder):
+        own = [row for row in ladder if row["method"] == method]
+        sizes = [int(row["n"]) for row in own]
+        times.loglog(sizes, [float(row["ms"]) / 1e3 for row in own], marker="o", markersize=4, label=method)
+        shares.semilogx(sizes, [float(row["kept"]) for row in own], marker="o", markersize=4, label=method)
+    for axes, label in ((times, "seconds"), (shares, "share of the exact reduction kept")):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("data in the pool, N")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    times.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()

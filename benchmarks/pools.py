@@ -1,0 +1,116 @@
+"""What pools add to a step of `immiscible train flow` on the CPU, the solver on the cores that train.
+
+The loop of the package trains the network that each data set gets by default, at batch 128, once for each way to pair.
+The ways take turns in one process, sixteen steps a turn, which are one pool of 2048; a pool that is begun in a turn is
+solved within it. The first two turns of each are left out. Ends with status 1 if a target is missed. Run it on an
+otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from _timing import machine, threads
+from accelerate import Accelerator
+
+from immiscible.couplings import coupling
+from immiscible.couplings.space import InSpace
+from immiscible.data import Images, load
+from immiscible.networks import choose
+from immiscible.tasks.published import make_task
+from immiscible.tasks.ranking import fit_cost_space
+from immiscible.training.files import write_text
+from immiscible.training.loop import Loop
+from immiscible.training.recipes import FlowConfig
+
+CSV = Path(__file__).with_suffix(".csv")
+BATCH, POOL, THREADS = 128, 2048, 2
+TURN = POOL // BATCH
+WARM = 2
+# Rounds of turns for each data set, and the most that a pool in the background may add to a step.
+DATA = {"fashion-mnist": (8, 0.05), "digits": (40, None)}
+WAYS = {
+    "independent": {"coupling": "independent"},
+    "assignment, each batch": {"coupling": "assignment"},
+    "pool of 2048, in the background": {"coupling": "assignment", "pool": POOL},
+    "pool of 2048, before its first step": {"coupling": "assignment", "pool": POOL, "background": False},
+}
+
+
+def make_loop(name: str, data: Images, folder: Path, settings: dict[str, object]) -> Loop:
+    """The package's loop, ready for its first step."""
+    values: dict[str, object] = {"batch_size": BATCH, "steps": 100_000, "device": "cpu", **settings}
+    network = choose("auto", data.shape)
+    config = FlowConfig(data=name, out=folder, network=network, **values)  # pyright: ignore[reportArgumentType]
+    task = make_task(config, data)
+    source = task.source(data, torch.device("cpu"))
+    pairing = InSpace(coupling(config.coupling), fit_cost_space(config, source.points()))
+    return Loop(config, task, source, pairing, Accelerator(cpu=True))
+
+
+def turn(loop: Loop) -> float:
+    """Seconds of the steps of a whole pool."""
+    start = time.perf_counter()
+    for _ in range(TURN):
+        with loop.step_watch:
+            loop._train_step()
+    return time.perf_counter() - start
+
+
+def rows_of(name: str, rounds: int, limit: float | None, folder: Path) -> list[dict[str, object]]:
+    """The figures of a data set, a row for each way to pair."""
+    data = load(name)
+    loops = {way: make_loop(name, data, folder, settings) for way, settings in WAYS.items()}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(WARM + rounds):
+        for way, loop in loops.items():
+            took = turn(loop)
+            if number >= WARM:
+                seconds[way].append(took)
+    return [row(name, way, loops[way], seconds, limit) for way in WAYS]
+
+
+def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit: float | None) -> dict[str, object]:
+    """One line of the CSV. The share added is the median over rounds, in which all ways were timed."""
+    added = statistics.median(a / b - 1 for a, b in zip(seconds[way], seconds["independent"], strict=True))
+    target = limit if "background" in way else None
+    return {
+        "data": name,
+        "network": f"{loop.config.network} of {sum(weight.numel() for weight in loop.task.network.parameters()):,}",
+        "pairing": way,
+        "step_ms": round(1e3 * statistics.median(seconds[way]) / TURN, 3),
+        "pairing_ms": round(loop.pairing_watch.ms_per(loop.step_watch), 3),
+        "added_percent": round(100 * added, 2),
+        "target_percent": "" if target is None else 100 * target,
+        "met": "" if target is None else "yes" if added <= target else "no",
+        "rounds": len(seconds[way]),
+        "machine": machine(),
+    }
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, threads(THREADS):
+        for name, (rounds, limit) in DATA.items():
+            for one in rows_of(name, rounds, limit, Path(folder)):
+                rows.append(one)
+                print("  ".join(map(str, one.values())), flush=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(CSV, text.getvalue())
+    return 1 if any(one["met"] == "no" for one in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

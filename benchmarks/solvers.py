@@ -1,0 +1,268 @@
+"""What the solvers of large pools take, need and keep, beside those of other packages, on the same images and noise.
+
+    python benchmarks/solvers.py                      measures, prints, and writes benchmarks/solvers.csv
+    python benchmarks/solvers.py --pages README.md    writes README's table and docs/results/solvers.md from that CSV
+
+Each method and size is measured in a process of its own, the noise given: the median time of whole calls, the most
+memory of the process above what it had before its first call, and the mean distance between data and noise, which the
+couplings are there to reduce. Ends with status 1 if a target is missed. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from _solvers_page import write_pages
+from _timing import machine, settle_allocator, side_by_side, threads
+from couplings import THREADS, candidate_search, distance, images
+from torch import Tensor
+
+from immiscible import KNN, LinearAssignment
+from immiscible.training.files import write_text
+
+CSV = Path(__file__).with_suffix(".csv")
+SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+COMPARED = (128, 1024, 4096)
+# A call that takes longer is given up, and the CSV says so.
+LIMIT = 150.0
+# Calls are repeated for so many seconds, at most so often.
+BUDGET, REPEATS = 4.0, 21
+DIMS = 3072
+
+Method = Callable[[Tensor, Tensor], Tensor]
+
+
+def product(x: Tensor, noise: Tensor) -> Tensor:
+    """The cost that an assignment needs, in float32."""
+    return -x.flatten(1) @ noise.flatten(1).T
+
+
+def with_pot(x: Tensor, noise: Tensor) -> Tensor:
+    import ot
+
+    weights = ot.unif(len(x))
+    cost = torch.cdist(x.flatten(1), noise.flatten(1)).square().double().numpy()
+    return noise[ot.emd(weights, weights, cost).argmax(1)]
+
+
+def with_torchcfm(x: Tensor, noise: Tensor) -> Tensor:
+    """It returns pairs in an order of its own, drawn with replacement; the distance is that of its pairs."""
+    from torchcfm.optimal_transport import OTPlanSampler
+
+    others, points = OTPlanSampler(method="exact").sample_plan(noise, x)
+    x.copy_(points)
+    return others
+
+
+def with_scipy(x: Tensor, noise: Tensor) -> Tensor:
+    from scipy.optimize import linear_sum_assignment
+
+    return noise[linear_sum_assignment(product(x, noise).numpy())[1]]
+
+
+def as_published(x: Tensor, noise: Tensor) -> Tensor:
+    """Distances in float16 by a broadcast (arXiv 2406.12303), 64 rows at a time for memory's sake, then SciPy."""
+    from scipy.optimize import linear_sum_assignment
+
+    points, others = x.flatten(1).half(), noise.flatten(1).half()
+    cost = [torch.linalg.vector_norm(some[:, None] - others, dim=2) for some in points.split(64)]
+    return noise[linear_sum_assignment(torch.cat(cost).numpy())[1]]
+
+
+def with_torch_linear_assignment(x: Tensor, noise: Tensor) -> Tensor:
+    from torch_linear_assignment import batch_linear_assignment
+
+    return noise[batch_linear_assignment(product(x, noise)[None])[0]]
+
+
+OURS: dict[str, Method] = {
+    "exact": LinearAssignment(),
+    "blocks of 1024": LinearAssignment(1024),
+    "auction": LinearAssignment(solver="auction"),
+    "sinkhorn": LinearAssignment(solver="sinkhorn"),
+    "slabs": LinearAssignment(solver="slabs"),
+}
+OTHERS: dict[str, Method] = {
+    "KNN(4)": KNN(4),
+    "candidate search, k = 4, as published": lambda x, noise: candidate_search(x, 4),
+    "SciPy on the float32 product": with_scipy,
+    "float16 broadcast and SciPy, as published": as_published,
+    "torch-linear-assignment on the float32 product": with_torch_linear_assignment,
+    "POT's ot.emd": with_pot,
+    "torchcfm's OTPlanSampler('exact')": with_torchcfm,
+}
+METHODS = OURS | OTHERS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the CSV. What was not measured, or has no target, is empty."""
+
+    question: str
+    method: str
+    n: int
+    ms: str = ""
+    min_ms: str = ""
+    peak_mb: str = ""
+    reduction_percent: str = ""
+    kept: str = ""
+    ratio: str = ""
+    target: str = ""
+    met: str = ""
+    repeats: str = ""
+    note: str = ""
+    machine: str = machine()
+
+
+def inputs(count: int) -> tuple[Tensor, Tensor]:
+    """Data and noise, the same for every method."""
+    return images(count)[0], torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+
+
+def memory(field: str) -> float:
+    """A figure of this process in MB, VmRSS or VmHWM."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"^{field}:\s+(\d+)", status, re.MULTILINE)[0]) / 1024
+
+
+def measured(name: str, count: int) -> dict[str, float]:
+    """One method at one size, measured in this process."""
+    x, noise = inputs(count)
+    data, method = x.clone(), METHODS[name]
+    small = inputs(16)
+    method(*small)
+    settle_allocator()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    start = time.perf_counter()
+    paired = method(x, noise)
+    times = [time.perf_counter() - start]
+    peak = memory("VmHWM") - before
+    reduction = 1 - distance(x, paired) / distance(data, noise)
+    while len(times) < REPEATS and sum(times) < BUDGET:
+        x.copy_(data)
+        start = time.perf_counter()
+        method(x, noise)
+        times.append(time.perf_counter() - start)
+    # The first call may have met cold caches.
+    timed = times[1:] or times
+    return {
+        "ms": 1e3 * statistics.median(timed),
+        "min_ms": 1e3 * min(timed),
+        "peak_mb": peak,
+        "reduction_percent": 100 * reduction,
+        "repeats": len(timed),
+    }
+
+
+def row(question: str, name: str, count: int) -> Row:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, str(count)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return Row(question, name, count, note=f"given up after {LIMIT:.0f} s")
+    if done.returncode:
+        return Row(question, name, count, note=done.stderr.strip().splitlines()[-1][:100])
+    found = json.loads(done.stdout)
+    return Row(question, name, count, **{key: f"{value:.4g}" for key, value in found.items()})
+
+
+def with_kept(rows: Iterable[Row]) -> Iterator[Row]:
+    """Adds the share of the exact reduction that each method keeps."""
+    rows = list(rows)
+    exact = {one.n: float(one.reduction_percent) for one in rows if one.method == "exact" and one.reduction_percent}
+    for one in rows:
+        share = float(one.reduction_percent) / exact[one.n] if one.reduction_percent and one.n in exact else None
+        yield Row(**{**asdict(one), "kept": "" if share is None else f"{share:.4f}"})
+
+
+def judged(question: str, method: str, count: int, value: float, sign: str, limit: float, repeats: int = 1) -> Row:
+    met = value <= limit if sign == "<=" else value >= limit
+    return Row(
+        question,
+        method,
+        count,
+        ratio=f"{value:.4g}",
+        target=f"{sign} {limit:g}",
+        met="yes" if met else "no",
+        repeats=str(repeats),
+    )
+
+
+def targets(rows: list[Row]) -> Iterator[Row]:
+    """What was asked for, of a pool of 8192 and of blocks."""
+    found = {(one.method, one.n): one for one in rows if one.ms}
+    slabs = found["slabs", 8192]
+    yield judged("share of the exact reduction kept", "slabs", 8192, float(slabs.kept), ">=", 0.9)
+    with threads(THREADS):
+        large, small = inputs(8192), inputs(1024)
+        timing = side_by_side(
+            lambda: LinearAssignment(solver="auto")(*large), lambda: LinearAssignment()(*small), 31, budget=60
+        )
+    question = "time, over that of an exact assignment of 1024"
+    yield judged(question, "auto, which takes slabs", 8192, timing.ratio, "<=", 9, len(timing.ours))
+    yield judged("most memory, in MB", "slabs", 8192, float(slabs.peak_mb), "<=", 1500)
+    blocks = [(one.n, float(one.ms)) for one in rows if one.method == "blocks of 1024" and one.n >= 1024]
+    logs = [(math.log(count), math.log(ms)) for count, ms in blocks]
+    slope = statistics.linear_regression(*zip(*logs, strict=True)).slope
+    yield judged("growth of the time as a power of N, from 1024", "blocks of 1024", 16384, slope, "<=", 1.1)
+
+
+def measure() -> list[Row]:
+    rows = []
+    for question, names, sizes in (("ladder", OURS, SIZES), ("others", OTHERS, COMPARED)):
+        for count in sizes:
+            for name in names:
+                if name == "blocks of 1024" and count < 1024:
+                    continue
+                rows.append(row(question, name, count))
+                print(" ".join(filter(None, map(str, asdict(rows[-1]).values()))), flush=True)
+    rows = list(with_kept(rows))
+    for one in targets(rows):
+        rows.append(one)
+        print(f"{one.method}: {one.question}: {one.ratio} {one.target} {one.met}", flush=True)
+    return rows
+
+
+def write_csv(rows: Iterable[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, rows))
+    write_text(CSV, text.getvalue())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=Path, help="write the table into this file and the page, and measure nothing")
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "N"), help="measure one method in this process")
+    options = parser.parse_args()
+    if options.one:
+        with threads(THREADS):
+            print(json.dumps(measured(options.one[0], int(options.one[1]))))
+        return 0
+    if options.pages:
+        with CSV.open(newline="") as file:
+            write_pages(list(csv.DictReader(file)), options.pages)
+        return 0
+    rows = measure()
+    write_csv(rows)
+    return 1 if any(one.met == "no" for one in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
