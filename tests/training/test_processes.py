@@ -437,6 +437,7 @@ Loop._backward = backward
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 30 * KILLS)
 @pytest.mark.parametrize("sharding", ["none", "fsdp"])
 def test_run_killed_at_random_ends_in_the_same_weights(torchrun: Any, tmp_path: Path, sharding: str) -> None:
     """One process or all of them and their launcher are killed, at IMMISCIBLE_TEST_KILLS moments, each of a new run."""
