@@ -32,6 +32,17 @@ from immiscible.training.loop import Loop
 from immiscible.training.recipes import FlowConfig
 
 CSV = Path(__file__).with_suffix(".csv")
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "pools.md"
+HEADING = """# What pools add to a step
+
+Measured by `python benchmarks/pools.py` on {machine}: the loop of `immiscible train flow` at
+batch 128, with the network that each data set gets by default. The ways to pair took turns of sixteen steps in one
+process, and *added* is the median over the rounds of the time of a turn over that of independent noise. *Of it pairing*
+is what the training thread spends on it: drawing noise again, products, and waiting. The solver itself shares the two
+cores with the training, and is in *added* only.
+
+{table}
+"""
 BATCH, POOL, THREADS = 128, 2048, 2
 TURN = POOL // BATCH
 WARM = 2
@@ -96,8 +107,22 @@ def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit:
     }
 
 
+def page(rows: list[dict[str, str]]) -> str:
+    """The page of the documentation."""
+    heads = ("data", "network", "pairing", "ms per step", "of it pairing", "added", "target", "met")
+    keys = ("data", "network", "pairing", "step_ms", "pairing_ms", "added_percent", "target_percent", "met")
+    lines = [[row[key] + (" %" if "percent" in key and row[key] else "") for key in keys] for row in rows]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))
+    return HEADING.format(machine="; ".join(dict.fromkeys(row["machine"] for row in rows)), table=table)
+
+
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="write docs/results/pools.md from the CSV, measure nothing")
+    if parser.parse_args().page:
+        with CSV.open(newline="") as file:
+            write_text(PAGE, page(list(csv.DictReader(file))))
+        return 0
     rows = []
     with tempfile.TemporaryDirectory() as folder, threads(THREADS):
         for name, (rounds, limit) in DATA.items():
