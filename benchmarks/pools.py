@@ -1,6 +1,6 @@
 """What pools add to a step of `immiscible train flow` on the CPU, the solver on the cores that train.
 
-The loop of the package trains the network that each data set gets by default, at batch 128, once for each way to pair.
+The loop of the package trains the presets of the recipes at batch 128, once for each way to pair.
 The ways take turns in one process, sixteen steps a turn, which are one pool of 2048; a pool that is begun in a turn is
 solved within it. The first two turns of each are left out. Ends with status 1 if a target is missed. Run it on an
 otherwise idle machine.
@@ -23,31 +23,32 @@ from accelerate import Accelerator
 
 from immiscible.couplings import coupling
 from immiscible.couplings.space import InSpace
-from immiscible.data import Images, load
-from immiscible.networks import choose
-from immiscible.tasks.published import make_task
+from immiscible.data import Images
+from immiscible.tasks.published import load_data, make_task
 from immiscible.tasks.ranking import fit_cost_space
+from immiscible.tasks.runs import resolve
 from immiscible.training.files import write_text
 from immiscible.training.loop import Loop
+from immiscible.training.presets import preset
 from immiscible.training.recipes import FlowConfig
 
 CSV = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "pools.md"
 HEADING = """# What pools add to a step
 
-Measured by `python benchmarks/pools.py` on {machine}: the loop of `immiscible train flow` at
-batch 128, with the network that each data set gets by default. The ways to pair took turns of sixteen steps in one
-process, and *added* is the median over the rounds of the time of a turn over that of independent noise. *Of it pairing*
-is what the training thread spends on it: drawing noise again, products, and waiting. The solver itself shares the two
-cores with the training, and is in *added* only.
+Measured by `python benchmarks/pools.py` on {machine}: the loop of
+`immiscible train flow` at batch 128, with the presets `fashion-mnist` (16x16, U-Net) and `digits` (8x8, MLP). The ways
+to pair took turns of sixteen steps in one process, and *added* is the median over the rounds of the time of a turn over
+that of independent noise. *Of it pairing* is what the training thread spends on it: drawing noise again, products, and
+waiting. The solver itself shares the two cores with the training, and is in *added* only.
 
 {table}
 """
 BATCH, POOL, THREADS = 128, 2048, 2
 TURN = POOL // BATCH
 WARM = 2
-# Rounds of turns for each data set, and the most that a pool in the background may add to a step.
-DATA = {"fashion-mnist": (8, 0.05), "digits": (40, None)}
+# Rounds of turns for each preset, and the most that a pool in the background may add to a step.
+PRESETS_TIMED = {"fashion-mnist": (12, 0.05), "digits": (40, None)}
 WAYS = {
     "independent": {"coupling": "independent"},
     "assignment, each batch": {"coupling": "assignment"},
@@ -58,9 +59,8 @@ WAYS = {
 
 def make_loop(name: str, data: Images, folder: Path, settings: dict[str, object]) -> Loop:
     """The package's loop, ready for its first step."""
-    values: dict[str, object] = {"batch_size": BATCH, "steps": 100_000, "device": "cpu", **settings}
-    network = choose("auto", data.shape)
-    config = FlowConfig(data=name, out=folder, network=network, **values)  # pyright: ignore[reportArgumentType]
+    values = {**preset("flow", name), "batch_size": BATCH, "steps": 100_000, "device": "cpu", **settings}
+    config = resolve(FlowConfig(out=folder, **values), data)  # pyright: ignore[reportArgumentType]
     task = make_task(config, data)
     source = task.source(data, torch.device("cpu"))
     pairing = InSpace(coupling(config.coupling), fit_cost_space(config, source.points()))
@@ -77,8 +77,8 @@ def turn(loop: Loop) -> float:
 
 
 def rows_of(name: str, rounds: int, limit: float | None, folder: Path) -> list[dict[str, object]]:
-    """The figures of a data set, a row for each way to pair."""
-    data = load(name)
+    """The figures of a preset, a row for each way to pair."""
+    data = load_data(FlowConfig(out=folder, **preset("flow", name)))
     loops = {way: make_loop(name, data, folder, settings) for way, settings in WAYS.items()}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(WARM + rounds):
@@ -94,7 +94,7 @@ def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit:
     added = statistics.median(a / b - 1 for a, b in zip(seconds[way], seconds["independent"], strict=True))
     target = limit if "background" in way else None
     return {
-        "data": name,
+        "preset": name,
         "network": f"{loop.config.network} of {sum(weight.numel() for weight in loop.task.network.parameters()):,}",
         "pairing": way,
         "step_ms": round(1e3 * statistics.median(seconds[way]) / TURN, 3),
@@ -109,8 +109,8 @@ def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit:
 
 def page(rows: list[dict[str, str]]) -> str:
     """The page of the documentation."""
-    heads = ("data", "network", "pairing", "ms per step", "of it pairing", "added", "target", "met")
-    keys = ("data", "network", "pairing", "step_ms", "pairing_ms", "added_percent", "target_percent", "met")
+    heads = ("preset", "network", "pairing", "ms per step", "of it pairing", "added", "target", "met")
+    keys = ("preset", "network", "pairing", "step_ms", "pairing_ms", "added_percent", "target_percent", "met")
     lines = [[row[key] + (" %" if "percent" in key and row[key] else "") for key in keys] for row in rows]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))
     return HEADING.format(machine="; ".join(dict.fromkeys(row["machine"] for row in rows)), table=table)
@@ -125,7 +125,7 @@ def main() -> int:
         return 0
     rows = []
     with tempfile.TemporaryDirectory() as folder, threads(THREADS):
-        for name, (rounds, limit) in DATA.items():
+        for name, (rounds, limit) in PRESETS_TIMED.items():
             for one in rows_of(name, rounds, limit, Path(folder)):
                 rows.append(one)
                 print("  ".join(map(str, one.values())), flush=True)

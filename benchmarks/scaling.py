@@ -137,12 +137,17 @@ def hidden(solvers: dict[str, Solver]) -> str:
     return table(("solver", *(f"{seconds:g} s" for seconds in SECONDS)), lines)
 
 
-def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def measured_solvers() -> dict[str, Solver]:
+    """The solvers of the CSV by their names."""
     with CSV.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["question"] == "ladder" and row["solve_ms"]]
     names = dict.fromkeys(row["method"] for row in rows)
-    solvers = {name: Solver([row for row in rows if row["method"] == name]) for name in names}
+    return {name: Solver([row for row in rows if row["method"] == name]) for name in names}
+
+
+def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    solvers = measured_solvers()
     text = PAGE.read_text(encoding="utf-8")
     for mark, block in (("hidden", hidden(solvers)), ("paper", on_paper(solvers))):
         print(block, end="\n\n")

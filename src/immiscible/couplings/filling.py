@@ -116,21 +116,23 @@ class Filled:
     seeds: Seeds
     pending: Pending | None
 
-    def places(self) -> list[tuple[Sequence[int], Sequence[int]]]:
+    def places(self) -> list[tuple[range, Tensor]]:
         """Waits for the assignment; all ranks must ask.
 
         Returns:
             For each batch the places of its data, and the places that their noise comes from.
         """
-        total = sum(self.sizes)
-        own = range(self.first, self.first + total)
-        order = own if self.pending is None else self.pending.order()[self.first :][:total].tolist()
-        ends = np.cumsum(self.sizes).tolist()
-        return [(own[end - size : end], order[end - size : end]) for size, end in zip(self.sizes, ends, strict=True)]
+        last = self.first + sum(self.sizes)
+        order = torch.arange(self.first, last, device="cpu")
+        if self.pending is not None:
+            order = self.pending.order()[self.first : last].clone()
+        ends = (self.first + end for end in itertools.accumulate(self.sizes))
+        own = [range(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
+        return list(zip(own, order.split(self.sizes), strict=True))
 
-    def noise(self, own: Sequence[int], chosen: Sequence[int]) -> Tensor:
+    def noise(self, own: range, chosen: Tensor) -> Tensor:
         """The noise of data at some places, given the places that it comes from."""
-        noise = self.seeds.noise(chosen)
+        noise = self.seeds.noise(chosen.tolist())
         if not self.parts.space.is_coarse:
             return noise
         with full_float32(noise.device):

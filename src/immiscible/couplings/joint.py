@@ -20,6 +20,7 @@ from torch import Tensor
 
 from immiscible.couplings.base import full_float32, rows
 from immiscible.couplings.ladder import Method, chosen
+from immiscible.couplings.parallel import each
 from immiscible.couplings.ranks import Ranks
 from immiscible.couplings.slabs import BLOCK, SAMPLE, leading_components, slabs
 from immiscible.couplings.solvers import SOLVERS
@@ -171,8 +172,9 @@ def _costs(
 
     def solve() -> Tensor:
         order = torch.arange(sum(counts), device="cpu")
-        for group, cost in zip(groups, costs, strict=True):
-            order[group] = group[SOLVERS[method.solver](cost, seed)]
+        solver = SOLVERS[method.solver]
+        for group, within in zip(groups, each(lambda cost: solver(cost, seed), costs), strict=True):
+            order[group] = group[within]
         return order
 
     return solve

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from immiscible.couplings.parallel import each
 from immiscible.couplings.solvers import exact
 
 # Measured on image-like data with N = 8192 and D = 3072. More components, larger blocks and more rounds each keep more
@@ -67,10 +68,17 @@ def slabs(points: Tensor, others: Tensor, seed: int, block: int = BLOCK, rounds:
     order[points[:, 0].argsort(stable=True)] = others[:, 0].argsort(stable=True)
     count = -(-len(points) // block)
     for arrangement in _arrangements(points, seed, rounds if count > 1 else 1):
-        for part in arrangement.tensor_split(count):
-            given = order[part]
-            order[part] = given[exact((points[part] @ others[given].T).neg_())]
+        parts = arrangement.tensor_split(count)
+        for part, chosen in zip(
+            parts, each(lambda part: _settled(points, others, part, order[part]), parts), strict=True
+        ):
+            order[part] = chosen
     return order
+
+
+def _settled(points: Tensor, others: Tensor, part: Tensor, given: Tensor) -> Tensor:
+    """What the points of a block take, of what they are given."""
+    return given[exact((points[part] @ others[given].T).neg_())]
 
 
 def _arrangements(points: Tensor, seed: int, rounds: int) -> Iterator[Tensor]:
