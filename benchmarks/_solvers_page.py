@@ -24,8 +24,9 @@ its share of the exact assignment's.
 """
 NOTES = """
 `torch-linear-assignment` solves with SciPy on a CPU; its own kernel is for CUDA. torchcfm draws its pairs from the plan
-*with replacement*, so its reduction is over those pairs and not over a permutation. KNN and candidate search are no
-assignments: their noise is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
+*with replacement*, so its reduction is over those pairs and not over a permutation. Where POT keeps less than all, it
+ended at its default of 100,000 iterations, before the optimum. KNN and candidate search are no assignments: their noise
+is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
 """
 Row = Mapping[str, str]
 

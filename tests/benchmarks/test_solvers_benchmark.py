@@ -31,7 +31,7 @@ def test_page_and_readme_show_the_figures_of_the_solvers(load: Any) -> None:
     readme = (ROOT / "README.md").read_text()
     assert "| `slabs` |" in readme
     assert page.with_table(readme, rows("solvers")) == readme
-    changed = [{**row, "ms": "1"} for row in rows("solvers")]
+    changed = [{**row, "ms": "1"} if row["ms"] else row for row in rows("solvers")]
     assert page.with_table(readme, changed) != readme
 
 
