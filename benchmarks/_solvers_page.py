@@ -17,7 +17,7 @@ Measured by `python benchmarks/solvers.py` on {machine}; every figure is in `ben
 data are Fashion-MNIST at 3x32x32 (D = 3072), the noise is given, all methods have the same of both, and each row was
 measured in a process of its own. Time is the median of whole calls, cost matrix included. Memory is the most that the
 process had above what it had before. *Reduction* is by how much the mean distance between data and noise falls, *kept*
-its share of the exact assignment's.
+its share of the exact assignment's. The ratio of times and the growth below come from one process, the sizes in turn.
 
 ![Time and share of the reduction kept, by the size of the pool](solvers.png)
 
