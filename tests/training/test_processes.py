@@ -443,7 +443,7 @@ def test_run_killed_at_random_ends_in_the_same_weights(torchrun: Any, tmp_path: 
     """One process or all of them and their launcher are killed, at IMMISCIBLE_TEST_KILLS moments, each of a new run."""
     whole, rng = tmp_path / "whole", random.Random(sharding)
     # Pools of two steps, so that checkpoints lie in the middle of some.
-    words, steps = ["--sharding", sharding, "--pool", "64"], 60
+    words, steps = ["--sharding", sharding, "--pool", "64"], 120
     assert torchrun(flags(whole, *words, steps=steps, every=7)).returncode == 0
     program = changed(tmp_path, WITH_ID)
     for number in range(KILLS):
