@@ -25,7 +25,7 @@ test: $(VENV)/.dev ## All tests but the slow ones.
 	$(BIN)/python -m pytest -m "not slow"
 
 slow: $(VENV)/.dev ## The slow tests.
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=12
 
 lint: $(VENV)/.dev ## Checks style and formatting.
 	$(BIN)/ruff check .

@@ -382,4 +382,4 @@ def test_other_number_of_processes_is_refused(shards: Any, tmp_path: Path, capsy
     done = subprocess.run(line, env=environment, capture_output=True, text=True)
     assert (tmp_path / "run/summary.json").exists(), done.stderr
     assert main(flags(spec, tmp_path / "run", "--steps", "10", "--extend")) == 2
-    assert "must be resumed by 2 processes" in capsys.readouterr().err
+    assert "holds a run of 2 processes, got 1" in capsys.readouterr().err

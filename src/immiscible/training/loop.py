@@ -33,6 +33,7 @@ from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.pools import Pools
 from immiscible.training.randomness import derive, generator
+from immiscible.training.rendezvous import join_again
 from immiscible.training.sharding import (
     all_finite,
     gathered,
@@ -96,6 +97,7 @@ def check_device(name: str) -> None:
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator that a configuration asks for, on one process or as many as the launcher started."""
     check_device(config.device)
+    join_again(config.device == "cpu")
     make = sharding_accelerator if config.sharding == "fsdp" else Accelerator
     accelerator = make(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
