@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import io
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from _couplings_table import markdown
+from _figures import write_figures
 from _timing import machine, peak_bytes, side_by_side, threads
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -287,11 +287,7 @@ def measure(repeats: int) -> list[Row]:
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, rows))
-    write_text(path, text.getvalue())
+    write_figures(path, [asdict(one) for one in rows])
 
 
 def main() -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from _figures import write_figures
 from _timing import machine, threads
 from accelerate import Accelerator
 
@@ -129,11 +129,7 @@ def main() -> int:
             for one in rows_of(name, rounds, limit, Path(folder)):
                 rows.append(one)
                 print("  ".join(map(str, one.values())), flush=True)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(CSV, text.getvalue())
+    write_figures(CSV, rows)
     return 1 if any(one["met"] == "no" for one in rows) else 0
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
-import io
 import json
 import math
 import re
@@ -23,10 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from _figures import write_figures
 from _solvers_page import write_pages
 from _timing import machine, side_by_side, threads
 from couplings import THREADS, candidate_search, distance, images
@@ -35,7 +35,6 @@ from torch import Tensor
 from immiscible import KNN, LinearAssignment
 from immiscible.couplings.joint import Share, begin
 from immiscible.couplings.ranks import Ranks
-from immiscible.training.files import write_text
 
 CSV = Path(__file__).with_suffix(".csv")
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -275,14 +274,6 @@ def measure() -> list[Row]:
     return rows
 
 
-def write_csv(rows: Iterable[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(asdict, rows))
-    write_text(CSV, text.getvalue())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=Path, help="write the table into this file and the page, and measure nothing")
@@ -297,7 +288,7 @@ def main() -> int:
             write_pages(list(csv.DictReader(file)), options.pages)
         return 0
     rows = measure()
-    write_csv(rows)
+    write_figures(CSV, [asdict(one) for one in rows])
     return 1 if any(one.met == "no" for one in rows) else 0
 
 

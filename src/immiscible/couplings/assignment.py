@@ -19,7 +19,7 @@ from torch import Tensor
 from immiscible.couplings.base import check_inputs, eager, finite_norms, full_float32
 from immiscible.couplings.joint import Share, agree, begin
 from immiscible.couplings.ladder import Method
-from immiscible.couplings.ranks import Ranks, tell_alone, tell_pool
+from immiscible.couplings.ranks import Ranks, tell
 from immiscible.errors import InputError
 
 # The largest seed that is drawn from a generator.
@@ -94,10 +94,9 @@ class LinearAssignment:
                 raise InputError("a pool must have at least one datum, got none on any rank.")
             every = ranks.concatenate(noise.detach(), counts)
             share = Share(x, labels, lambda first, last: [every[first:last]])
-            order = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts))).order()
-            first = sum(counts[: ranks.rank])
-            tell_pool(ranks, len(order)) if ranks.size > 1 else tell_alone(len(order))
-            return every.index_select(0, order[first : first + len(x)].to(every.device))
+            order = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts))).own()
+            tell(ranks, sum(counts))
+            return every.index_select(0, order.to(every.device))
 
     def _seed(self, generator: torch.Generator | None, ranks: Ranks, total: int) -> int:
         """The seed of blocks and plans, that of the first rank on all. An exact assignment of all draws nothing."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from immiscible.couplings.base import check_inputs, finite_norms, full_float32
 from immiscible.couplings.joint import Pending, Share, agree, begin
 from immiscible.couplings.parts import Parts
-from immiscible.couplings.ranks import tell_alone, tell_pool
+from immiscible.couplings.ranks import tell
 from immiscible.errors import InputError
 
 # Noise that is only ranked is drawn in pieces of so many.
@@ -122,10 +122,11 @@ class Filled:
         Returns:
             For each batch the places of its data, and the places that their noise comes from.
         """
-        last = self.first + sum(self.sizes)
-        order = torch.arange(self.first, last, device="cpu")
-        if self.pending is not None:
-            order = self.pending.order()[self.first : last].clone()
+        if self.pending is None:
+            order = torch.arange(self.first, self.first + sum(self.sizes), device="cpu")
+        else:
+            # A view would keep the order of all ranks.
+            order = self.pending.own().clone()
         ends = (self.first + end for end in itertools.accumulate(self.sizes))
         own = [range(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
         return list(zip(own, order.split(self.sizes), strict=True))
@@ -186,19 +187,19 @@ class Filling:
         place, coin, solving = self._draws(number, device)
         seeds = Seeds(place, brought.none().x)
         pending = self._begun(brought, seeds, counts, solving) if coin < self.parts.p else None
-        tell_pool(ranks, sum(counts)) if ranks.size > 1 else tell_alone(counts[0])
+        tell(ranks, sum(counts))
         return Filled(self.parts, brought.batches, brought.sizes, sum(counts[: ranks.rank]), seeds, pending)
 
     def _taken(self) -> tuple[Brought, InputError | None]:
         """What this rank brings to the next pool, and what is wrong with it."""
         taken: list[Brought] = []
+        count = 0
         try:
-            while sum(len(one.x) for one in taken) < self.share:
-                given = next(self.batches, END)
-                if given is END:
-                    break
+            while count < self.share and (given := next(self.batches, END)) is not END:
                 taken.append(self._brought(given))
-                self._none = taken[0].none()
+                count += len(taken[-1].x)
+            if taken:
+                self._none = taken[-1].none()
             if self._none is None:
                 raise InputError("the loader must give at least one batch, got none.")
             return (_together(taken) if taken else self._none), None

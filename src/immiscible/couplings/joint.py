@@ -78,6 +78,11 @@ class Pending:
             raise RuntimeError("the first rank of the pool could not pair it: its own message says why.")
         return order
 
+    def own(self) -> Tensor:
+        """The part of :meth:`order` that is about this rank's data."""
+        first, last = _spans(self.counts)[self._ranks.rank]
+        return self.order()[first:last]
+
 
 def agree(x: Tensor, labels: Tensor | None, ranks: Ranks, error: InputError | None = None) -> list[int]:
     """How many data each rank brings, once it is clear that all fit together; all ranks must call it.

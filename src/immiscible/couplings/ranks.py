@@ -123,13 +123,15 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
-def tell_pool(ranks: Ranks, count: int) -> None:
-    """Logs once how large a pool over several ranks is."""
-    if ranks.rank == 0 and ranks.size > 1:
+def tell(ranks: Ranks, count: int) -> None:
+    """Logs once how large a pool over several ranks is, or warns once that it is not over several."""
+    if ranks.size == 1:
+        _tell_alone(count)
+    elif ranks.rank == 0:
         note_once(GLOBAL, logging.INFO, f"one assignment over {count} data of {ranks.size} ranks together.")
 
 
-def tell_alone(count: int) -> None:
+def _tell_alone(count: int) -> None:
     """Warns once in the log if several ranks pair their own batches each."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and dist.get_rank() == 0:
         size = dist.get_world_size()

@@ -156,9 +156,7 @@ class Pools:
         if window.pending is None:
             return None
         with self.pairing.watch:
-            order, counts = window.pending.order(), window.pending.counts
-        first = sum(counts[: self.ranks.rank])
-        return order[first : first + counts[self.ranks.rank]]
+            return window.pending.own()
 
     def _handed_out(self, window: Window, order: Tensor | None) -> list[tuple[Drawn, Tensor]]:
         """The micro-batches of a window, each with its noise."""
