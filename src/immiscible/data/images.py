@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Images:
         class_names: One name per class, empty without labels.
         captions: A text for each image, or none at all.
         digest: The fingerprint, where it is known already.
+        skipped: How many things of the source are no images of these, by the reason in words: ``{"hidden files": 2}``.
 
     Raises:
         InputError: If one of these does not hold.
@@ -49,6 +51,7 @@ class Images:
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     digest: str = ""
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_pixels()
