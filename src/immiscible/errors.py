@@ -1,5 +1,16 @@
 """The errors that are told to the user in one line, as opposed to faults of the program, which keep their traceback."""
 
+from __future__ import annotations
+
+import unicodedata
+
+# A line of this many characters fills a few rows of a terminal.
+LONGEST_LINE = 1200
+# What a terminal would act on instead of showing it: controls, marks of direction, halves of pairs, ends of lines.
+UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Joiners are marks too, but belong to the letters of some scripts, and to emoji.
+JOINERS = "\u200c\u200d"
+
 
 class ToldError(Exception):
     """An error whose message says all that its user needs. The command line prints it and exits with its status."""
@@ -17,6 +28,35 @@ class InputError(ToldError, ValueError):
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """What another library's error says, on one line and without a full stop, cut where it is long."""
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= most else f"{text[:most]} ..."
+    """What another library's error says, on one line and without a full stop, as it may be :func:`shown`."""
+    return shown(" ".join(str(error).split()).rstrip(".") or type(error).__name__, most)
+
+
+def shown(text: object, most: int = LONGEST_LINE) -> str:
+    """Text as it may be written to a terminal: what would be acted on is escaped, and the middle of much is left out.
+
+    Names of files, values of flags and messages of other libraries may hold any character. An escape sequence among
+    them moves the cursor or sets the title of the window, and a mark of direction turns the rest of the line around.
+
+    Arguments:
+        text: The text, or what has one.
+        most: The largest length.
+
+    Example:
+        >>> shown("a\\x1b[2Jb")
+        'a\\\\x1b[2Jb'
+    """
+    line = "".join(character if _is_shown(character) else _escaped(character) for character in str(text))
+    if len(line) <= most:
+        return line
+    # What is wrong stands at the beginning, and what helps at the end.
+    kept = most - len(" ... ")
+    return f"{line[: kept - kept // 3]} ... {line[len(line) - kept // 3 :]}"
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in JOINERS or unicodedata.category(character) not in UNSHOWN
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from immiscible.cli.arguments import CompareConsistencyCommand, CompareDDIMCommand, CompareFlowCommand, values_of
+from immiscible.cli.output import report
 from immiscible.comparison import run
 from immiscible.comparison.findings import findings
 
@@ -13,4 +12,4 @@ def compare(arguments: CompareFlowCommand | CompareDDIMCommand | CompareConsiste
     """Runs or resumes a comparison."""
     kind = arguments.comparison
     summary = run.compare(kind(**values_of(kind, arguments)))
-    print(json.dumps(summary, indent=2) if arguments.json else "\n".join(findings(summary)))
+    report(arguments.json, summary, "\n".join(findings(summary)), indent=2)

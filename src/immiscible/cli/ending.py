@@ -14,7 +14,7 @@ import sys
 from datetime import timedelta
 from typing import NoReturn
 
-from immiscible.errors import one_line
+from immiscible.errors import one_line, shown
 
 # Who asks whether a line has been said waits so long for the launcher, then says it.
 PATIENCE = timedelta(seconds=10)
@@ -65,7 +65,7 @@ def loss_of(error: BaseException) -> str:
 
 def tell(message: str, status: int) -> int:
     """Prints a line to stderr, unless another process of the launcher has said the same; returns the status."""
-    line = " ".join(message.split())
+    line = shown(" ".join(message.split()))
     if _first_to_say(line):
         print(f"immiscible: {line}", file=sys.stderr)
     return status

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.opening import guidance_of, open_run, samplers_for
+from immiscible.cli.output import report
 from immiscible.data.stream import Head
-from immiscible.errors import InputError
+from immiscible.errors import InputError, shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import evaluate_painting, evaluate_run, sample_count
@@ -40,15 +41,16 @@ def evaluate(arguments: Evaluate) -> None:
         rows = evaluate_painting(run, data, reference, samplers, arguments.task, samples=samples, guidance=guidance)
     if isinstance(data, Head):
         rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
-    print(json.dumps(rows, indent=2) if arguments.json else _score_table(run, rows))
+    report(arguments.json, rows, _score_table(run, rows), indent=2)
 
 
 def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
     """The scores as a table, with the features that they were computed in."""
     first = rows[0]
-    title = f"{run.path}, step {run.step}: {first['samples']} samples, {first['features']}"
+    # No part of a name is markup.
+    title = Text(f"{shown(run.path)}, step {run.step}: {first['samples']} samples, {first['features']}")
     if "reference" in first:
-        title += f", scored against {first['reference']}"
+        title.append(f", scored against {shown(first['reference'])}")
     clip = ["CLIP"] if "clip_score" in first else []
     table = Table("NFE", "calls", "FID", "KID", "precision", "recall", *clip, title=title, title_justify="left")
     for row in rows:

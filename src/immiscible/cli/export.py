@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from immiscible.cli.arguments import Export
+from immiscible.cli.output import report
 from immiscible.evaluation.quality import read_rows
 from immiscible.tasks import export as exporting
 from immiscible.tasks.runs import load_run
@@ -15,7 +14,7 @@ def export(arguments: Export) -> None:
     run = load_run(arguments.run, step=arguments.step)
     name = exporting.export(run, arguments.out, sampler=arguments.sampler, scores=read_rows(run.path))
     url = exporting.push(arguments.out, arguments.push_to_hub, arguments.private) if arguments.push_to_hub else None
-    if arguments.json:
-        print(json.dumps({"out": str(arguments.out), "pipeline": name, "step": run.step, "url": url}))
-    else:
-        print(f"{arguments.out}: {name} of step {run.step}" + (f", uploaded to {url}" if url else ""))
+    result = {"out": str(arguments.out), "pipeline": name, "step": run.step, "url": url}
+    report(
+        arguments.json, result, f"{arguments.out}: {name} of step {run.step}" + (f", uploaded to {url}" if url else "")
+    )

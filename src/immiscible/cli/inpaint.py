@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from immiscible.cli.arguments import Inpaint
 from immiscible.cli.opening import device_named, open_text_model
+from immiscible.cli.output import report
 from immiscible.cli.sample import check_free, write_images
 from immiscible.data import Images, load
 from immiscible.data.images import evenly_spaced
@@ -34,10 +33,8 @@ def inpaint(arguments: Inpaint) -> None:
         write_grid(arguments.out, painting.side_by_side(x, mask, painted), columns=12)
     else:
         write_images(arguments.out, painted, None)
-    if arguments.json:
-        print(json.dumps({"out": str(arguments.out), "images": len(painted), "mask": arguments.mask}))
-    else:
-        print(f"{arguments.out}: {len(painted)} images painted, mask {arguments.mask}")
+    result = {"out": str(arguments.out), "images": len(painted), "mask": arguments.mask}
+    report(arguments.json, result, f"{arguments.out}: {len(painted)} images painted, mask {arguments.mask}")
 
 
 def _prompts(data: Images, chosen: list[int], template: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from immiscible.cli.arguments import Sample
 from immiscible.cli.opening import guidance_of, is_text_model, open_run, samplers_for
+from immiscible.cli.output import report
 from immiscible.errors import InputError
 from immiscible.tasks import runs
 from immiscible.training.files import write_bytes
@@ -42,10 +42,8 @@ def sample(arguments: Sample) -> None:
     drawn = run.sample(start, samplers[0], guidance_of(arguments, run))
     write_images(arguments.out, drawn.images.cpu(), start.labels)
     result = {"out": str(arguments.out), "images": len(start), "calls": drawn.nfe, "step": run.step}
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        print(f"{arguments.out}: {len(start)} images of step {run.step}, {drawn.nfe} network calls each")
+    said = f"{arguments.out}: {len(start)} images of step {run.step}, {drawn.nfe} network calls each"
+    report(arguments.json, result, said)
 
 
 def _classes(text: str, run: runs.Run, count: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from accelerate import PartialState
 
 from immiscible.cli.arguments import Sample
 from immiscible.cli.opening import TextModel, device_named, open_text_model
+from immiscible.cli.output import report
 from immiscible.cli.sample import check_free, write_images
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler, parse_samplers
@@ -49,10 +49,8 @@ def sample_text(arguments: Sample) -> None:
 
 def _report(arguments: Sample, request: generate.Request, drawn: int) -> None:
     result = {"out": str(arguments.out), "images": request.num, "drawn_by_this_process": drawn}
-    if arguments.json:
-        print(json.dumps({**result, "steps": request.sampler.steps, "scheduler": request.sampler.name}))
-    else:
-        print(f"{arguments.out}: {request.num} images, {request.sampler.steps} steps of {request.sampler.name}")
+    said = f"{arguments.out}: {request.num} images, {request.sampler.steps} steps of {request.sampler.name}"
+    report(arguments.json, {**result, "steps": request.sampler.steps, "scheduler": request.sampler.name}, said)
 
 
 def _request(arguments: Sample, model: TextModel) -> generate.Request:

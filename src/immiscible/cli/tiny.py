@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 from immiscible.cli.arguments import MakeTiny, values_of
+from immiscible.cli.output import report
 from immiscible.tasks.stable_diffusion import tiny
 from immiscible.training.recipes import TinyPipeline
 
@@ -13,7 +13,5 @@ from immiscible.training.recipes import TinyPipeline
 def make_tiny(arguments: MakeTiny) -> None:
     """Makes a tiny pipeline."""
     quality = tiny.make_tiny(TinyPipeline(**values_of(TinyPipeline, arguments)))
-    if arguments.json:
-        print(json.dumps({"out": str(arguments.out), **dataclasses.asdict(quality)}))
-    else:
-        print(f"{arguments.out}: {quality}")
+    result = {"out": str(arguments.out), **dataclasses.asdict(quality)}
+    report(arguments.json, result, f"{arguments.out}: {quality}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, TrainStableDiffusion, values_of
+from immiscible.cli.output import report
 from immiscible.evaluation.quality import read_rows
 from immiscible.tasks import runs
 from immiscible.tasks.published import load_data
@@ -29,13 +30,11 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
         return
     if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline:
         _write_pipeline(config.out, arguments.mode)
-    if arguments.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        print(
-            f"{config.out}: {summary['steps']} steps, {summary['step_ms']:.1f} ms each, of which pairing "
-            f"{summary['pairing_ms']:.2f} ms ({summary['overhead_percent']:.1f} % overhead)"
-        )
+    said = (
+        f"{config.out}: {summary['steps']} steps, {summary['step_ms']:.1f} ms each, of which pairing "
+        f"{summary['pairing_ms']:.2f} ms ({summary['overhead_percent']:.1f} % overhead)"
+    )
+    report(arguments.json, summary, said, indent=2)
 
 
 def _write_pipeline(run: Path, mode: str) -> None:

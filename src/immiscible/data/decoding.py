@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from immiscible.data.resize import central_square
-from immiscible.errors import InputError
+from immiscible.errors import InputError, shown
 
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")
@@ -98,7 +98,7 @@ class Damages:
 
 def tell_left_out(told: str) -> None:
     """Says on the standard error that images are left out."""
-    print(f"{told}: left out.", file=sys.stderr)
+    print(f"{shown(told)}: left out.", file=sys.stderr)
 
 
 def common_shape(images: Encoded, image_size: int | None, damages: Damages) -> tuple[tuple[int, int, int], list[int]]:

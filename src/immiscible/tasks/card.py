@@ -9,6 +9,7 @@ from typing import Any
 
 from immiscible import __version__
 from immiscible.couplings import describe
+from immiscible.errors import shown
 from immiscible.samplers.consistency import two_steps
 from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
 from immiscible.tasks.published import TITLES
@@ -57,12 +58,17 @@ def model_card(run: Run, pipeline: str, scores: Sequence[dict[str, Any]]) -> str
 
 def plain(text: str) -> str:
     """Text from a user with everything escaped that Markdown or HTML would read."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$-])", r"\\\1", _flat(text))
+
+
+def _flat(text: str) -> str:
+    """Text on one line, without what a terminal that prints the card would act on."""
+    return shown(" ".join(text.split()))
 
 
 def code(text: str) -> str:
     """Text from a user as code, whatever it holds."""
-    flat = " ".join(text.split())
+    flat = _flat(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", flat)), default=0))
     return f"{fence} {flat} {fence}" if "`" in flat else f"`{flat}`"
 
@@ -94,7 +100,7 @@ def command(run: Run) -> str:
         ["immiscible", "train", run.config.task], run.config, always=("data", "coupling", "steps", "seed"), never=UNSAID
     )
     # A fence in a file name would end the block.
-    return line.replace("```", "'''") + " --out RUN"
+    return shown(line, len(line) * 10).replace("```", "'''") + " --out RUN"
 
 
 def score_table(scores: Sequence[dict[str, Any]]) -> str:

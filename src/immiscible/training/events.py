@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
+from immiscible.errors import shown
 from immiscible.training.files import write_text
 
 T = TypeVar("T")
@@ -18,8 +19,8 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Prints one line of plain text to stderr; nothing in it is markup."""
-    console.print(message, markup=False)
+    """Prints one line of plain text to stderr; nothing in it is markup, or moves the cursor."""
+    console.print(shown(message), markup=False)
 
 
 class Metrics:
