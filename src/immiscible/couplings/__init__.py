@@ -3,6 +3,7 @@
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.explain import Description, describe, noise_like
+from immiscible.couplings.hidden import coupled
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
 from immiscible.couplings.pool import Pool
@@ -21,6 +22,7 @@ __all__ = [
     "Mixed",
     "Pool",
     "assign",
+    "coupled",
     "coupling",
     "describe",
     "noise_like",
