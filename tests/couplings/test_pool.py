@@ -211,6 +211,33 @@ def test_pass_that_was_left_early_is_not_taken_up_again(loader: tuple[Tensor, ..
     assert not second[0].equal(first)
 
 
+def test_takes_the_place_of_a_loader_for_all_epochs(loader: tuple[Tensor, ...]) -> None:
+    """It has the loader's length, and begins again once it is at its end, and not before."""
+    pool = Pool(LinearAssignment(), SIZE)
+    batches = pool(loader)
+    assert len(batches) == len(loader)
+    epochs = [[noise for _, noise in batches] for _ in range(3)]
+    again = Pool(LinearAssignment(), SIZE)
+    assert_same(epochs, [noises(again, loader) for _ in range(3)])
+    assert len([next(batches)[1] for _ in zip(range(5), batches, strict=False)]) == 5
+    assert len(list(batches)) == len(loader) - 10
+
+
+def test_length_of_a_pass_that_resumes(loader: tuple[Tensor, ...]) -> None:
+    pool = Pool(LinearAssignment(), SIZE)
+    passing = pool(loader)
+    for _ in range(6):
+        next(passing)
+    again = Pool(LinearAssignment(), SIZE)
+    for batches, first in ((loader, 0), (loader[4:], 4)):
+        again.load_state_dict(pool.state_dict())
+        rest = again(batches, first)
+        assert len(rest) == len(list(rest)) == len(loader) - 6
+    assert len(again(loader)) == len(loader)
+    with pytest.raises(TypeError):
+        len(again(iter(loader)))
+
+
 class Slow:
     """A solver that waits to be let go, and counts its calls."""
 

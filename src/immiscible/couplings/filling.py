@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.base import check_inputs, finite_norms, full_float32
+from immiscible.couplings.flags import Given
 from immiscible.couplings.joint import Pending, Share, agree, begin
 from immiscible.couplings.parts import Parts
 from immiscible.couplings.ranks import tell
@@ -25,8 +26,6 @@ from immiscible.errors import InputError
 
 # Noise that is only ranked is drawn in pieces of so many.
 PIECE = 256
-# What a loader gives at its end.
-END = object()
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Brought:
 
     x: Tensor
     labels: Tensor | None
-    batches: list[Any]
+    batches: list[Given]
     sizes: list[int]
 
     def none(self) -> Brought:
@@ -110,7 +109,7 @@ class Filled:
     """
 
     parts: Parts
-    batches: list[Any]
+    batches: list[Given]
     sizes: list[int]
     first: int
     seeds: Seeds
@@ -153,7 +152,7 @@ class Filling:
     """
 
     def __init__(
-        self, parts: Parts, reader: Reader, size: int, seed: int, batches: Iterator[Any], executor: Executor | None
+        self, parts: Parts, reader: Reader, size: int, seed: int, batches: Iterator[Given], executor: Executor | None
     ) -> None:
         self.parts, self.reader, self.seed = parts, reader, seed
         self.batches, self.executor = batches, executor
@@ -195,7 +194,7 @@ class Filling:
         taken: list[Brought] = []
         count = 0
         try:
-            while count < self.share and (given := next(self.batches, END)) is not END:
+            while count < self.share and (given := next(self.batches, None)) is not None:
                 taken.append(self._brought(given))
                 count += len(taken[-1].x)
             if taken:
@@ -206,8 +205,8 @@ class Filling:
         except InputError as error:
             return Brought(torch.empty(0, 1, device="cpu"), None, [], []), error
 
-    def _brought(self, given: Any) -> Brought:
-        x, labels = self.reader.read(given)
+    def _brought(self, given: Given) -> Brought:
+        x, labels = self.reader.read(given.batch)
         return Brought(x, labels, [given], [len(x)])
 
     def _draws(self, number: int, device: torch.device) -> tuple[int, float, int]:

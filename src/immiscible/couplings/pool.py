@@ -12,14 +12,16 @@ noise of another rank is drawn from its seed too, and none of it travels (:mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
 from torch import Tensor
 
 from immiscible.couplings.base import Coupling
 from immiscible.couplings.filling import Filling, Reader
+from immiscible.couplings.flags import Reading
 from immiscible.couplings.parts import parts_of
 from immiscible.errors import InputError
 
@@ -110,11 +112,14 @@ class Pool:
         self._state = {name: int(state[name]) for name in self._state}
         self._resumes = True
 
-    def __call__(self, batches: Iterable[Any], first: int = 0) -> Iterator[tuple[Any, Tensor]]:
-        """Makes one pass over a loader.
+    def __call__(self, batches: Iterable[Any], first: int = 0) -> Passes:
+        """Makes one pass over a loader, and another each time that what this gives is iterated over again.
 
         With a global pool all ranks make it together, each over its own loader. One whose loader is at its end takes
-        part in the others' pools until they are at theirs.
+        part in the others' pools until they are at theirs. It has a length if the loader has one.
+
+        A loader prepared by accelerate says of each batch that is handed out whether it is the last, as it would
+        without a pool, so gradients are accumulated over as many batches and no step is lost or added.
 
         Arguments:
             batches: The loader.
@@ -126,6 +131,11 @@ class Pool:
         Raises:
             InputError: If a batch does not fit, or the loader ends before the place to resume at.
         """
+        left_out = self.first_batch - first + self._state["handed_out"] if self._resumes else 0
+        return Passes(lambda: self._pass(batches, first), batches, left_out)
+
+    def _pass(self, batches: Iterable[Any], first: int) -> Generator[tuple[Any, Tensor], None, None]:
+        """One pass, see :meth:`__call__`."""
         if not self._resumes and (self._state["handed_out"] or self.first_batch):
             # The pass before was left early.
             self._begin_pool(self._state["pool"] + 1, 0)
@@ -134,22 +144,27 @@ class Pool:
             raise InputError(f"`first` must be at most {self.first_batch}, where the pool begins, got {first}.")
         with ThreadPoolExecutor(1, "immiscible-pairing") as executor:
             background = executor if self.background else None
-            filling = Filling(self._parts, self._reader, self.size, self.seed, iter(batches), background)
+            reading = Reading(batches)
+            filling = Filling(self._parts, self._reader, self.size, self.seed, reading, background)
             skipped = first + filling.skip(self.first_batch - first)
             if skipped < self.first_batch:
                 raise InputError(f"the loader must have at least {self.first_batch} batches, got {skipped}.")
-            yield from self._pools(filling, done)
+            yield from self._pools(filling, reading, done)
+            # Not where the pass is left early: a loader left early says what it last said, too.
+            reading.end()
 
-    def _pools(self, filling: Filling, done: int) -> Iterator[tuple[Any, Tensor]]:
+    def _pools(self, filling: Filling, reading: Reading, done: int) -> Generator[tuple[Any, Tensor], None, None]:
         """The batches of all pools that are left, but for the first few of the first pool."""
         filled = filling.next(self._state["pool"])
         while filled is not None:
             number, places = self._state["pool"], filled.places()
             following = filling.next(number + 1) if self.background else None
             for index in range(done, len(places)):
+                given = filled.batches[index]
                 # Before it is handed out, since who has it may ask for the state.
                 self._state["handed_out"] = index + 1
-                yield self._reader.fetch(filled.batches[index]), filled.noise(*places[index])
+                reading.hand_out(given)
+                yield self._reader.fetch(given.batch), filled.noise(*places[index])
             done = 0
             self._begin_pool(number + 1, self.first_batch + len(places))
             filled = following if self.background else filling.next(number + 1)
@@ -157,6 +172,37 @@ class Pool:
 
     def _begin_pool(self, number: int, first_batch: int) -> None:
         self._state = {"pool": number, "first_batch": first_batch, "handed_out": 0}
+
+
+class Passes(Generator[tuple[Any, Tensor], None, None]):
+    """A pass over a loader in pools, see :meth:`Pool.__call__`; once it is over, iterating makes another.
+
+    So it can stand in the place of a loader, for all epochs.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Generator[tuple[Any, Tensor], None, None]], batches: Iterable[Any], left_out: int
+    ) -> None:
+        self._begin, self._batches, self._left_out = begin, batches, left_out
+        self._pass = begin()
+
+    def __iter__(self) -> Passes:
+        if getgeneratorstate(self._pass) == GEN_CLOSED:
+            self._left_out, self._pass = 0, self._begin()
+        return self
+
+    def __len__(self) -> int:
+        """How many batches the pass has, by the length of the loader."""
+        return len(self._batches) - self._left_out  # pyright: ignore[reportArgumentType]
+
+    def send(self, value: None, /) -> tuple[Any, Tensor]:
+        return self._pass.send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> tuple[Any, Tensor]:
+        return self._pass.throw(typ if val is None else val.with_traceback(tb))
+
+    def close(self) -> None:
+        self._pass.close()
 
 
 def _first(batch: Any) -> Tensor:
