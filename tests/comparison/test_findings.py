@@ -140,3 +140,10 @@ def test_the_baseline_alone_is_no_comparison(make_summary) -> None:
     assert findings(make_summary(3, names=("independent",))) == [
         "Only independent was trained: there is nothing to compare."
     ]
+
+
+def test_scores_of_few_images_are_doubted_before_anything_else(make_summary) -> None:
+    summary = make_summary(3)
+    assert "Warning" not in " ".join(findings(summary))
+    summary["scores_warning"] = "scores of 5 generated images against 1,797 real ones say little: for a reason."
+    assert findings(summary)[0] == f"Warning: {summary['scores_warning']}"

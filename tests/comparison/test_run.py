@@ -8,13 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from immiscible.cli import main
 from immiscible.comparison.config import CompareFlow
-from immiscible.comparison.run import command
+from immiscible.comparison.run import command, scoring_device
+from immiscible.evaluation.features import features_for
+from immiscible.tasks.runs import load_run
+from immiscible.training.recipes import FlowConfig
 
 FLAGS = (
     "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "
@@ -39,7 +46,10 @@ def test_summary_report_and_pictures_are_written(compared: Path) -> None:
     assert not summary["couplings"]["assignment@0.5"]["biased"]
     for picture in knn["samples"].values():
         assert (compared / picture).stat().st_size > 0
+    # 64 images are few, and everything says so.
+    assert "scores of 64 generated images against 1,797 real ones say little" in summary["scores_warning"]
     report = (compared / "report.html").read_text()
+    assert summary["scores_warning"] in report
     assert "assignment@0.5" in report
     assert "data:image/png;base64" in report
 
@@ -94,6 +104,37 @@ def test_killed_comparison_goes_on_to_the_same_figures(compared: Path, tmp_path:
             assert [point["fid"]["values"] for point in ours["couplings"][name]["curves"][nfe]] == [
                 pytest.approx(values, rel=1e-3) for values in fids
             ]
+
+
+QUICK = [*FLAGS, "--couplings", "independent", "--seeds", "0", "--steps", "2", "--evaluations", "1"]
+
+
+def test_images_are_drawn_and_scored_where_the_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no second device here, so the training says that it is on one."""
+    elsewhere, asked = torch.device("cuda", 7), []
+
+    def recorded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def recorder(*args: Any, device: Any = "cpu", **kwargs: Any) -> Any:
+            asked.append((call.__name__, device))
+            return call(*args, **kwargs)
+
+        return recorder
+
+    monkeypatch.setattr("immiscible.comparison.run.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
+    monkeypatch.setattr("immiscible.comparison.run.load_run", recorded(load_run))
+    monkeypatch.setattr("immiscible.comparison.run.features_for", recorded(features_for))
+    assert main([*QUICK, "--out", str(tmp_path / "out")]) == 0
+    assert asked == [("features_for", elsewhere), ("load_run", elsewhere), ("load_run", elsewhere)]
+
+
+def test_scoring_takes_the_device_of_the_training() -> None:
+    assert scoring_device(FlowConfig(out=Path("x"), device="cpu")) == torch.device("cpu")
+
+
+def test_too_few_samples_are_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--samples", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "at least 4 generated images, got 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_reproduces_the_configuration() -> None:

@@ -211,6 +211,8 @@ class Evaluate(FromRun):
     5,10,20,50,100 with ddim and 1,2 with consistency."""
     num: int = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
+    data: str = ""
+    """Where the data of the run is now, if it has moved since; it must be the same data."""
     features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
     """Feature extractor of the scores."""
     task: Literal["generate", "inpaint", "outpaint"] = "generate"

@@ -29,12 +29,12 @@ def evaluate(arguments: Evaluate) -> None:
     if not text and (arguments.clip or arguments.task != "generate"):
         raise InputError(f"--clip and --task need a run of Stable Diffusion, got {run.path}.")
     samplers = samplers_for(arguments, run, run.config.nfes)
-    data = run.data()
-    reference = Reference(features_for(data, arguments.features), data)
+    data = run.data(arguments.data)
     samples = sample_count(arguments.num, data)
+    reference = Reference(features_for(data, arguments.features, device=run.device), data)
     guidance = guidance_of(arguments, run)
     if arguments.task == "generate":
-        clip = load_clip(arguments.clip) if arguments.clip else None
+        clip = load_clip(arguments.clip, run.device) if arguments.clip else None
         scale = arguments.noise_scale
         rows = evaluate_run(run, reference, samplers, samples=samples, guidance=guidance, noise_scale=scale, clip=clip)
     else:
@@ -58,4 +58,6 @@ def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
         table.add_row(row["nfe"], str(row["calls"]), *scores, *(f"{row['clip_score']:.2f}" for _ in clip))
     console = Console(file=io.StringIO(), width=120)
     console.print(table)
+    if "warning" in first:
+        console.print(f"warning: {first['warning']}", markup=False, highlight=False)
     return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,6 +13,7 @@ from immiscible.comparison.schema import BASELINE, ScoreName, StepsRatio, Summar
 from immiscible.comparison.words import at_calls, count, joined, percent, spread
 
 QUALITY = "Quality at the end of training"
+TRUST = "How far the scores can be trusted"
 SINGLE = "in this single run, which gives no spread"
 
 
@@ -43,6 +44,8 @@ def grouped_findings(summary: Summary) -> dict[str, list[str]]:
             "Precision and recall": [line for name in compared for line in _fidelity_and_diversity(summary, name)],
             f"Training steps to the final FID of {BASELINE}": [_steps(summary, name) for name in compared],
         }
+    doubts = summary.get("scores_warning")
+    groups = {TRUST: [f"Warning: {doubts}"] if doubts else [], **groups}
     groups |= {"Law of the noise": _drift(summary), "Cost": _cost(summary)}
     return {question: sentences for question, sentences in groups.items() if sentences}
 

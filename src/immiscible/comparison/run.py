@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from immiscible.comparison.config import Compare
 from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import Summary
@@ -22,6 +24,7 @@ from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.command import command_line
 from immiscible.training.events import say
 from immiscible.training.files import write_json
+from immiscible.training.loop import make_accelerator
 from immiscible.training.pictures import write_grid
 from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
 
@@ -41,23 +44,31 @@ def compare(config: Compare) -> Summary:
     variants = parse_variants(config.couplings, RECIPES[config.task])
     runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in variants]
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
+    device = scoring_device(runs[0][1])
     data = load_data(config)
-    reference = Reference(features_for(data, config.features), data)
     samples = sample_count(config.samples, data)
+    reference = Reference(features_for(data, config.features, device=device), data)
     say(f"scores by {reference.features.name}")
+    if doubts := reference.doubts(samples):
+        say(f"warning: {doubts}")
     trained = []
     for variant, run in runs:
         say(f"{variant.name}, seed {run.seed}: training")
         summary = train(run, data=data)
         say(f"{variant.name}, seed {run.seed}: scoring")
-        rows = _score(run.out, variant, reference, samplers, samples)
+        rows = _score(run.out, variant, reference, samplers, samples, device)
         trained.append(Trained(variant.name, run.seed, run.out, summary, rows))
-    pictures = {variant.name: _draw_samples(config, variant, samplers) for variant in variants}
-    summary = summarise(config, command(config), data, reference.features.name, samples, samplers, trained, pictures)
+    pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in variants}
+    summary = summarise(config, command(config), data, reference, samples, samplers, trained, pictures)
     write_json(config.out / "summary.json", summary)
     report = write_report(summary, config.out)
     say(f"report: {report}")
     return summary
+
+
+def scoring_device(config: TaskConfig) -> torch.device:
+    """Where images are drawn and scored: the device that this process trains on."""
+    return make_accelerator(config).device
 
 
 def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
@@ -77,28 +88,35 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
 
 
 def _score(
-    path: Path, variant: Variant, reference: Reference, samplers: Sequence[AnySampler], samples: int
+    path: Path,
+    variant: Variant,
+    reference: Reference,
+    samplers: Sequence[AnySampler],
+    samples: int,
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """The quality of a run at each of its checkpoints."""
     steps = sorted(step_of(found) for found in checkpoints(path / "checkpoints"))
     rows = []
     for step in steps:
-        run = load_run(path, step=step)
+        run = load_run(path, step=step, device=device)
         rows += evaluate_run(
             run, reference, samplers, samples=samples, guidance=run.guidance, noise_scale=variant.noise_scale
         )
     return rows
 
 
-def _draw_samples(config: Compare, variant: Variant, samplers: Sequence[AnySampler]) -> dict[str, str]:
+def _draw_samples(
+    config: Compare, variant: Variant, samplers: Sequence[AnySampler], device: torch.device
+) -> dict[str, str]:
     """Grids of the first seed's samples for each sampler, from the same noise for all; their paths."""
-    run = load_run(run_config(config, variant, config.seed_list[0]).out)
+    run = load_run(run_config(config, variant, config.seed_list[0]).out, device=device)
     start = run.start(GRID, SAMPLING_SEED, variant.noise_scale)
     scaled = "" if variant.noise_scale == 1 else f"-noise-{variant.noise_scale}"
     pictures = {}
     for sampler in samplers:
         pictures[str(sampler)] = name = f"samples/{variant.slug}{scaled}-nfe-{sampler}.png"
-        write_grid(config.out / name, run.sample(start, sampler, run.guidance).images)
+        write_grid(config.out / name, run.sample(start, sampler, run.guidance).images.cpu())
     return pictures
 
 

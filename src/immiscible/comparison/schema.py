@@ -6,7 +6,7 @@ Whoever trains writes it, whoever presents reads it, and nothing else passes bet
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from immiscible.errors import InputError
 
@@ -98,7 +98,10 @@ class Data(TypedDict):
 
 
 class Summary(TypedDict):
-    """A whole comparison. The keys of ``curves``, ``samples`` and ``steps_to_baseline`` are the labels in ``nfes``."""
+    """A whole comparison. The keys of ``curves``, ``samples`` and ``steps_to_baseline`` are the labels in ``nfes``.
+
+    ``scores_warning`` says why the scores tell little, where they are of few images.
+    """
 
     format: int
     task: str
@@ -111,6 +114,7 @@ class Summary(TypedDict):
     config: dict[str, Any]
     environment: dict[str, Any]
     samples_per_score: int
+    scores_warning: NotRequired[str | None]
     noise_floor: dict[str, float] | None
     couplings: dict[str, CouplingResult]
 

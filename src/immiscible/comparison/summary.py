@@ -25,6 +25,7 @@ from immiscible.comparison.schema import (
 )
 from immiscible.couplings import describe
 from immiscible.data import Images
+from immiscible.evaluation.scores import Reference
 from immiscible.samplers import AnySampler
 
 Rows = Iterable[dict[str, Any]]
@@ -45,7 +46,7 @@ def summarise(
     config: Compare,
     command: str,
     data: Images,
-    features: str,
+    reference: Reference,
     samples: int,
     samplers: Sequence[AnySampler],
     trained: Sequence[Trained],
@@ -61,13 +62,14 @@ def summarise(
         task=config.task,
         command=command,
         data={"name": data.name, "count": len(data), "shape": list(data.shape)},
-        features=features,
+        features=reference.features.name,
         seeds=config.seed_list,
         steps=config.steps,
         nfes=nfes,
         config=settings,
         environment=environment(),
         samples_per_score=samples,
+        scores_warning=reference.doubts(samples),
         noise_floor=None,
         couplings={
             name: _result(name, [run for run in trained if run.coupling == name], baseline, nfes, pictures[name])

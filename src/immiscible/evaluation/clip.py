@@ -34,7 +34,6 @@ class ClipScore:
     model: Any
     processor: Any
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> float:
         """The mean of 100 times the cosine of image and text, at least 0.
 
@@ -42,13 +41,36 @@ class ClipScore:
             images: RGB images in [-1, 1], with shape (N, 3, H, W).
             prompts: A prompt for each.
         """
+        meter = self.meter()
+        meter.add(images, prompts)
+        return meter.mean()
+
+    def meter(self) -> ClipMeter:
+        """Scores images that come part by part."""
+        return ClipMeter(self)
+
+
+class ClipMeter:
+    """The CLIP score of images of which no more than a part is ever there."""
+
+    def __init__(self, clip: ClipScore) -> None:
         from torchmetrics.multimodal.clip_score import CLIPScore
 
-        metric = CLIPScore(model_name_or_path=lambda: (_Plain(self.model), self.processor))
+        self.device = clip.model.device
+        # Among several processes each scores by itself: by default all would have to call this.
+        loaded = (_Plain(clip.model), clip.processor)
+        self.metric = CLIPScore(model_name_or_path=lambda: loaded, sync_on_compute=False).to(self.device)
+
+    @torch.no_grad()
+    def add(self, images: Tensor, prompts: Sequence[str]) -> None:
+        """Scores some images, with shape (N, 3, H, W), and a prompt for each."""
         for first in range(0, len(images), CHUNK):
             part = slice(first, first + CHUNK)
-            metric.update(list(to_uint8(images[part].cpu())), list(prompts[part]))
-        return float(metric.compute())
+            self.metric.update(list(to_uint8(images[part].to(self.device))), list(prompts[part]))
+
+    def mean(self) -> float:
+        """The mean over all images so far, at least 0."""
+        return float(self.metric.compute())
 
 
 class _Plain(torch.nn.Module):
@@ -70,8 +92,8 @@ def _tensor(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output
 
 
-def load_clip(source: str) -> ClipScore:
-    """Loads a CLIP model from a folder or the hub.
+def load_clip(source: str, device: str | torch.device = "cpu") -> ClipScore:
+    """Loads a CLIP model from a folder or the hub, onto a device.
 
     Raises:
         InputError: If it cannot be had.
@@ -87,4 +109,4 @@ def load_clip(source: str) -> ClipScore:
             f"--clip must be a folder with a CLIP model, or its name on a hub that can be reached from here, got "
             f"{source}: {one_line(error)}"
         ) from error
-    return ClipScore(source, model.eval(), processor)
+    return ClipScore(source, model.to(device).eval(), processor)

@@ -1,17 +1,24 @@
-"""The quality of a trained run at several numbers of network calls, kept beside the run and measured only once."""
+"""The quality of a trained run at several numbers of network calls, kept beside the run and measured only once.
+
+Images are drawn in parts on the device of the run. Of each part only its features stay, on the host, so the peak of
+memory on the device is that of one part, :attr:`immiscible.tasks.runs.Run.at_once` images, however many are scored.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
-from immiscible.evaluation.clip import ClipScore
-from immiscible.evaluation.scores import Reference, score
+from immiscible.evaluation.clip import ClipMeter, ClipScore
+from immiscible.evaluation.scores import Reference, check_count, score_features
 from immiscible.samplers import AnySampler, PipelineSampler
 from immiscible.tasks.runs import Run
 from immiscible.training.files import write_json
@@ -64,21 +71,53 @@ def evaluate_run(
         clip: Scores how well samples fit their prompts, where there are prompts.
 
     Returns:
-        A row per sampler: the fields of :class:`Question`, ``calls`` and the four scores. The rows are kept in
-        ``RUN/evaluation.json``; what stands there is not measured again.
+        A row per sampler: the fields of :class:`Question`, ``calls``, the four scores, and a ``warning`` where the
+        images are few. The rows are kept in ``RUN/evaluation.json``; what stands there is not measured again.
+
+    Raises:
+        InputError: If fewer than four images are to be drawn, or they are not finite.
     """
+    check_count(samples)
     name, features = clip.name if clip else "", reference.features.name
-    answers, start = [], None
+    answers = []
     for sampler in samplers:
         question = Question(run.step, str(sampler), sampler.name, guidance, samples, seed, features, noise_scale, name)
         if (row := _find(read_rows(run.path), question)) is None:
-            start = start or run.start(samples, seed, noise_scale)
-            drawn = run.sample(start, sampler, guidance)
-            found = score(drawn.images, reference).as_dict()
-            extra = {"clip_score": clip(drawn.images, run.prompts(samples))} if clip else {}
-            row = _keep(run, {**asdict(question), "calls": drawn.nfe, **found, **extra})
-        answers.append(row)
+            measured = _measure(run, reference, sampler, question, clip)
+            row = _keep(run, {**asdict(question), **measured, **_warning(reference, samples)})
+        answers.append({**row, **_warning(reference, samples)})
     return answers
+
+
+def _measure(
+    run: Run, reference: Reference, sampler: AnySampler, question: Question, clip: ClipScore | None
+) -> dict[str, Any]:
+    """Draws images in parts and scores them."""
+    meter = clip.meter() if clip else None
+    values, calls = [], 0
+    for first in range(0, question.samples, run.at_once):
+        numbers = range(first, min(first + run.at_once, question.samples))
+        part, its_calls = _draw(run, reference, sampler, question, numbers, meter)
+        values.append(part)
+        calls = max(calls, its_calls)
+    extra = {"clip_score": meter.mean()} if meter else {}
+    return {"calls": calls, **score_features(torch.cat(values), reference).as_dict(), **extra}
+
+
+def _draw(
+    run: Run, reference: Reference, sampler: AnySampler, question: Question, numbers: range, meter: ClipMeter | None
+) -> tuple[Tensor, int]:
+    """The features of the images with some numbers, and the network calls. The images end with this call."""
+    start = run.start(len(numbers), question.seed, question.noise_scale, numbers.start)
+    drawn = run.sample(start, sampler, question.guidance)
+    if meter:
+        meter.add(drawn.images, run.prompts(numbers.stop)[numbers.start :])
+    return reference.embed(drawn.images), drawn.nfe
+
+
+def _warning(reference: Reference, samples: int) -> dict[str, str]:
+    doubts = reference.doubts(samples)
+    return {"warning": doubts} if doubts else {}
 
 
 def evaluate_painting(
@@ -95,14 +134,17 @@ def evaluate_painting(
     """Scores images of the data whose centre (``inpaint``) or all but it (``outpaint``) a run draws anew.
 
     The rest of each image is kept, so the scores are lower than those of samples and compare among themselves only.
+
+    Raises:
+        InputError: If fewer than four images are to be drawn.
     """
-    from immiscible.tasks.stable_diffusion.inpaint import Painting, inpaint, read_mask
+    from immiscible.tasks.stable_diffusion.inpaint import Painting, inpaint_parts, read_mask
     from immiscible.tasks.stable_diffusion.texts import captions_of
 
     config: Any = run.config
     chosen = evenly_spaced(len(data), samples)
+    check_count(len(chosen))
     captions = captions_of(data, config.caption_template)
-    prompts = [captions[index] for index in chosen.tolist()]
     mask = read_mask("center" if task == "inpaint" else "outer", data.shape[1:])
     answers = []
     for sampler in samplers:
@@ -112,10 +154,20 @@ def evaluate_painting(
         if (row := _find(read_rows(run.path), question)) is None:
             pipeline = cast(Any, run.task).pipeline().to(run.device)
             how = Painting(cast(PipelineSampler, sampler), guidance, seed=seed)
-            painted = inpaint(pipeline, data.batch(chosen)[0], prompts, mask, how)
-            row = _keep(run, {**asdict(question), "calls": int(str(sampler)), **score(painted, reference).as_dict()})
-        answers.append(row)
+            parts = inpaint_parts(pipeline, _captioned(data, captions, chosen, how.batch_size), len(chosen), mask, how)
+            values = torch.cat([reference.embed(painted) for painted in parts])
+            found = {"calls": int(str(sampler)), **score_features(values, reference).as_dict()}
+            row = _keep(run, {**asdict(question), **found, **_warning(reference, len(chosen))})
+        answers.append({**row, **_warning(reference, len(chosen))})
     return answers
+
+
+def _captioned(
+    data: Images, captions: Sequence[str], chosen: Tensor, size: int
+) -> Iterator[tuple[Tensor, Sequence[str]]]:
+    """Some images with their captions, in parts."""
+    for part in chosen.split(size):
+        yield data.batch(part)[0], [captions[index] for index in part.tolist()]
 
 
 def _keep(run: Run, row: dict[str, Any]) -> dict[str, Any]:
@@ -125,8 +177,14 @@ def _keep(run: Run, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def sample_count(asked: int, data: Images) -> int:
-    """How many images to draw for a score: as many as asked for, or for 0 as many as the data has, up to a limit."""
-    return asked or min(len(data), LARGEST_SAMPLE)
+    """How many images to draw for a score: as many as asked for, or for 0 as many as the data has, up to a limit.
+
+    Raises:
+        InputError: If that is fewer than four.
+    """
+    count = asked or min(len(data), LARGEST_SAMPLE)
+    check_count(count)
+    return count
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

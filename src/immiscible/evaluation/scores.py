@@ -12,6 +12,10 @@ All compare two sets of feature vectors, in float64:
   one (they look real), recall the share of real images in a ball of a generated one (nothing is left out).
 
 FID and KID are torchmetrics'.
+
+*How many images.* With fewer than four there are no third neighbours, and no scores. With fewer than 100 a single image
+moves precision and recall by more than a hundredth, and KID is left to chance. With no more images than features the
+covariances do not have full rank, and FID measures that more than anything else. :func:`doubts` says so.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ SEED = 0
 CHUNK = 1024
 # With fewer images no ball reaches to a third neighbour.
 LEAST = NEIGHBOURS + 1
+# With fewer images a single one moves precision and recall by more than a hundredth.
+FEW = 100
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,66 @@ class Reference:
         self.values = torch.cat(parts).double()
         self.radii = neighbour_radii(self.values)
 
+    def embed(self, generated: Tensor, *, batch_size: int = 128) -> Tensor:
+        """The features of generated images, for :func:`score_features`.
+
+        Arguments:
+            generated: Generated images, with shape (N, C, H, W). Values outside [-1, 1] are clamped.
+            batch_size: How many images are embedded at a time.
+
+        Returns:
+            The features, ``float64`` on the CPU with shape (N, dim).
+
+        Raises:
+            InputError: If not all values are finite, or the images have another shape than the real ones.
+        """
+        shape = tuple(generated.shape)
+        if len(shape) != 4 or shape[1:] != self.shape or not generated.is_floating_point():
+            raise InputError(
+                f"generated images must be floats with shape (N, {', '.join(map(str, self.shape))}) as the real ones, "
+                f"got {generated.dtype} with {shape}."
+            )
+        if not bool(generated.isfinite().all()):
+            raise InputError(
+                "generated images must be finite, got NaN or infinite values: the training may have diverged."
+            )
+        return embed(self.features, generated, batch_size=batch_size).double()
+
+    def doubts(self, generated: int) -> str | None:
+        """Why scores of that many generated images say little, or nothing, see :func:`doubts`."""
+        return doubts(generated, len(self.values), self.values.shape[1])
+
+
+def doubts(generated: int, real: int, dim: int) -> str | None:
+    """Why scores of some numbers of images say little, in one sentence, or nothing where there are enough.
+
+    Arguments:
+        generated: The number of generated images.
+        real: The number of real images.
+        dim: The number of features.
+    """
+    fewest = min(generated, real)
+    reasons = [f"fewer than {FEW} images leave KID, precision and recall to chance"] if fewest < FEW else []
+    if fewest <= dim:
+        reasons.append(f"FID needs more images than features, {dim:,}, and is far too large without")
+    if not reasons:
+        return None
+    remedy = "draw more samples" if generated <= real else "score against more data"
+    return (
+        f"scores of {generated:,} generated images against {real:,} real ones say little: {'; '.join(reasons)}: "
+        f"{remedy}."
+    )
+
+
+def check_count(generated: int) -> None:
+    """Checks that there are enough generated images for a score.
+
+    Raises:
+        InputError: If there are fewer than four.
+    """
+    if generated < LEAST:
+        raise InputError(f"scores need at least {LEAST} generated images, got {generated}: draw more samples.")
+
 
 def score(generated: Tensor, reference: Reference, *, batch_size: int = 128) -> Scores:
     """Scores generated images against real ones. The same images always get the same scores.
@@ -91,16 +157,21 @@ def score(generated: Tensor, reference: Reference, *, batch_size: int = 128) -> 
     Raises:
         InputError: If there are fewer than four images, not all values are finite, or they have another shape.
     """
-    if generated.ndim != 4 or tuple(generated.shape[1:]) != reference.shape or not generated.is_floating_point():
-        raise InputError(
-            f"generated images must be floats with shape (N, {', '.join(map(str, reference.shape))}) as the real ones, "
-            f"got {generated.dtype} with {tuple(generated.shape)}."
-        )
-    if len(generated) < LEAST:
-        raise InputError(f"scores need at least {LEAST} generated images, got {len(generated)}.")
-    if not bool(generated.isfinite().all()):
-        raise InputError("generated images must be finite, got NaN or infinite values: the training may have diverged.")
-    values = embed(reference.features, generated, batch_size=batch_size).double()
+    values = reference.embed(generated, batch_size=batch_size)
+    return score_features(values, reference)
+
+
+def score_features(values: Tensor, reference: Reference) -> Scores:
+    """Scores generated images by their features, which can be gathered while the images are drawn part by part.
+
+    Arguments:
+        values: The features of the generated images, from :meth:`Reference.embed`, with shape (N, dim).
+        reference: The real images' features.
+
+    Raises:
+        InputError: If there are fewer than four images.
+    """
+    check_count(len(values))
     return Scores(
         fid=frechet_distance(values, reference.values),
         kid=kernel_distance(values, reference.values),

@@ -22,8 +22,9 @@ Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 PREVIEW = 36
-# Images sampled at once; bounds the memory of large sample sets.
+# Images sampled at once, and the pixels of all of them; both bound the memory of large sample sets.
 SAMPLE_BATCH = 1024
+PIXELS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,13 @@ class PublishedTask(Task, Protocol):
         """The data as the loop draws it, on a device."""
         ...
 
-    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
-        """Where to start so many samples, on the device of the network, see :func:`draw_start`."""
+    @property
+    def at_once(self) -> int:
+        """How many images are sampled at once; more are sampled in parts."""
+        ...
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
+        """Where to start that many samples, on the device of the network, see :func:`draw_start`."""
         ...
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
@@ -100,9 +106,15 @@ class PixelTask:
         conditional, grouped = self.classes > 0, self.grouped
         return sourced(data, self.config, lambda images: PixelSource(images, self.config, device, conditional, grouped))
 
-    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+    @property
+    def at_once(self) -> int:
+        """How many images are sampled at once."""
+        return images_at_once(self.shape)
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""
-        return draw_start(self.shape, count, self.classes, seed, next(self.network.parameters()).device, scale)
+        device = next(self.network.parameters()).device
+        return draw_start(self.shape, count, self.classes, seed, device, scale, first)
 
 
 def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
@@ -157,9 +169,14 @@ def guided(network: nn.Module, labels: Tensor | None, guidance: float) -> Predic
     return predict
 
 
+def images_at_once(shape: Shape, most: int | None = None) -> int:
+    """How many images of a shape (C, H, W) are sampled at once: fewer where they are large."""
+    return max(1, min(SAMPLE_BATCH if most is None else most, PIXELS_AT_ONCE // (shape[1] * shape[2])))
+
+
 @torch.no_grad()
 def in_parts(
-    network: nn.Module, start: Start, draw: Callable[[Start], Samples], scale: float, batch_size: int = SAMPLE_BATCH
+    network: nn.Module, start: Start, draw: Callable[[Start], Samples], scale: float, batch_size: int
 ) -> Samples:
     """Samples some images at a time, with the network in evaluation mode, and divides them by the data's scale."""
     training = network.training

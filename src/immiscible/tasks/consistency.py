@@ -93,7 +93,7 @@ class ConsistencyTask(PixelTask):
             second = SECOND_LEVEL / self.config.schedule_shift
             return multistep(lambda x, t: predict(x, t / TIME_SCALE), scheduler, part, second)
 
-        return in_parts(network, start, draw, self.config.data_scale)
+        return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""

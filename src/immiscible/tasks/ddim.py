@@ -53,7 +53,7 @@ class DiffusionTask(PixelTask):
             predict = guided(network, part.labels, guidance)
             return walk(lambda x, t: predict(x, t / TIME_SCALE), self.schedule, part)
 
-        return in_parts(network, start, draw, self.config.data_scale)
+        return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""

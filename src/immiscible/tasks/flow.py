@@ -44,7 +44,7 @@ class FlowTask(PixelTask):
         def draw(part: Start) -> Samples:
             return solver(guided(network, part.labels, guidance), part.noise, self.config.schedule_shift)
 
-        return in_parts(network, start, draw, self.config.data_scale)
+        return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""

@@ -222,22 +222,36 @@ class Run:
         known = _read_prompts(self.path)
         return [known[index % len(known)] for index in range(count)]
 
-    def data(self) -> Images:
-        """The data that the run was trained on.
+    def data(self, moved: str = "") -> Images:
+        """The data that the run was trained on, told by its fingerprint.
+
+        Arguments:
+            moved: Where the data is now, spelt as for training, if that is not where it was.
 
         Raises:
             InputError: If it is gone or is not the same any more.
         """
-        data = load_data(self.config)
+        config = dataclasses.replace(self.config, data=moved) if moved else self.config
+        try:
+            data = load_data(config)
+        except InputError as error:
+            hint = "" if moved else f" {self.path} was trained on it: if it has moved, say where it is with --data."
+            raise InputError(f"{error}{hint}") from error
         if data.fingerprint() != read_config(self.path)["data_fingerprint"]:
             raise InputError(
-                f"{self.config.data} must be the data that {self.path} was trained on, got other contents."
+                f"{config.data} must be the data that {self.path} was trained on, got other contents: give it back, "
+                "or say where it is with --data."
             )
         return data
 
-    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
-        """Where to start so many samples, see :meth:`immiscible.tasks.common.PublishedTask.start`."""
-        return self.task.start(count, seed, scale)
+    @property
+    def at_once(self) -> int:
+        """How many images are sampled at once, which bounds the memory on the device."""
+        return self.task.at_once
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
+        """Where to start that many samples, see :meth:`immiscible.tasks.common.PublishedTask.start`."""
+        return self.task.start(count, seed, scale, first)
 
     def sample(self, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
         """Draws images, see :meth:`immiscible.tasks.common.PublishedTask.sample`."""

@@ -7,7 +7,7 @@ known pixels are put back at the end, so that the VAE does not change them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +91,25 @@ def inpaint(pipeline: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how:
     Returns:
         The images, with the same shape on the CPU; where the mask is 0 they are as they were.
     """
+    slices = [slice(first, first + how.batch_size) for first in range(0, len(x), how.batch_size)]
+    return torch.cat(list(inpaint_parts(pipeline, ((x[part], prompts[part]) for part in slices), len(x), mask, how)))
+
+
+def inpaint_parts(
+    pipeline: Any, parts: Iterable[tuple[Tensor, Sequence[str]]], count: int, mask: Tensor, how: Painting
+) -> Iterator[Tensor]:
+    """Draws what the mask hides, part by part, so that no more than one part is in memory, see :func:`inpaint`.
+
+    Arguments:
+        pipeline: A text-to-image pipeline.
+        parts: Images with a prompt for each, the same number in all parts but the last: ``how.batch_size``.
+        count: How many images that is.
+        mask: With shape (1, H, W), 1 where the images are drawn anew.
+        how: How to paint.
+    """
     painter = _painter(pipeline, how.sampler)
-    firsts = range(0, len(x), how.batch_size)
-    parts = []
-    for first in tracked(firsts, f"painting {len(x)} images", len(firsts)):
-        part = slice(first, first + how.batch_size)
-        parts.append(_paint(painter, x[part], prompts[part], mask, how, first))
-    return torch.cat(parts)
+    for index, (x, prompts) in enumerate(tracked(parts, f"painting {count} images", -(-count // how.batch_size))):
+        yield _paint(painter, x, prompts, mask, how, index * how.batch_size)
 
 
 def _painter(pipeline: Any, sampler: PipelineSampler) -> Any:

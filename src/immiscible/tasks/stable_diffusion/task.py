@@ -11,6 +11,7 @@ pairing and leave the paired noise in the target:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from immiscible.errors import InputError
 from immiscible.processes import diffusion, weighted_mse
 from immiscible.samplers import AnySampler, PipelineSampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Facts, draw_start, in_parts, preview
+from immiscible.tasks.common import Facts, draw_start, images_at_once, in_parts, preview
 from immiscible.tasks.ddim import shift_schedule
 from immiscible.tasks.stable_diffusion.cache import cached_moments
 from immiscible.tasks.stable_diffusion.components import (
@@ -45,8 +46,7 @@ from immiscible.training.streams import sourced
 
 PREVIEW_SAMPLER = PipelineSampler("dpm++", 20)
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
-# Pixels of all images that are sampled at once; bounds the memory.
-PIXELS_AT_ONCE = 2**22
+# Images sampled at once, where they are small.
 MOST_AT_ONCE = 256
 
 
@@ -150,15 +150,20 @@ class StableDiffusionTask:
         empty = tokenize(self.parts.tokenizer, [""]).to(ids.device)
         return torch.where(dropped[:, None], empty, ids)
 
-    def start(self, count: int, seed: int, scale: float = 1.0) -> Start:
+    @property
+    def at_once(self) -> int:
+        """How many images are sampled at once."""
+        return images_at_once(self.facts.shape, MOST_AT_ONCE)
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from, and the token ids of the run's prompts in turn."""
         prompts = self.facts.prompts
-        return self.start_for([prompts[i % len(prompts)] for i in range(count)], seed, scale)
+        return self.start_for([prompts[i % len(prompts)] for i in range(first, first + count)], seed, scale, first)
 
-    def start_for(self, prompts: list[str], seed: int, scale: float = 1.0) -> Start:
+    def start_for(self, prompts: list[str], seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from for each prompt."""
         device = next(self.network.parameters()).device
-        start = draw_start(self.latent_shape(), len(prompts), 0, seed, device, scale)
+        start = draw_start(self.latent_shape(), len(prompts), 0, seed, device, scale, first)
         return dataclasses.replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
 
     def latent_shape(self) -> tuple[int, int, int]:
@@ -171,8 +176,7 @@ class StableDiffusionTask:
         steps = cast(PipelineSampler, sampler)
         size = self.facts.shape[1:]
         pipeline = self.pipeline(steps, network).to(next(network.parameters()).device)
-        batch_size = max(1, min(MOST_AT_ONCE, PIXELS_AT_ONCE // (size[0] * size[1])))
-        return in_parts(network, start, lambda part: draw(pipeline, part, steps, guidance, size), 1.0, batch_size)
+        return in_parts(network, start, lambda part: draw(pipeline, part, steps, guidance, size), 1.0, self.at_once)
 
     def pipeline(self, sampler: PipelineSampler | None = None, network: nn.Module | None = None) -> Any:
         """The pipeline of diffusers, with the scheduler of a sampler or the model's own.
@@ -181,11 +185,18 @@ class StableDiffusionTask:
         """
         config = dict(self.schedule.config)
         scheduler = sampler.scheduler(config) if sampler else named_scheduler(self.parts.scheduler, config)
+        parts = self.parts
+        return make_pipeline(network or self.network, self._scaled_vae, parts.text_encoder, parts.tokenizer, scheduler)
+
+    @functools.cached_property
+    def _scaled_vae(self) -> Any:
+        """The VAE with image scaling, made once: samples are drawn in many parts."""
         vae = self.parts.vae
-        if self.config.data_scale != 1:
-            vae = type(vae).from_config(vae.config, scaling_factor=self.factor * self.config.data_scale)
-            vae.load_state_dict(self.parts.vae.state_dict())
-        return make_pipeline(network or self.network, vae, self.parts.text_encoder, self.parts.tokenizer, scheduler)
+        if self.config.data_scale == 1:
+            return vae
+        scaled = type(vae).from_config(vae.config, scaling_factor=self.factor * self.config.data_scale)
+        scaled.load_state_dict(vae.state_dict())
+        return scaled
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.common.preview`."""
