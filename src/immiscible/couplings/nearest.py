@@ -11,7 +11,8 @@ with :math:`w` uniform on the unit sphere orthogonal to :math:`u`, all three ind
 
 depends on the two scalars only. So ``k`` scalar pairs are compared and a single tensor is built: the noise handed in
 is the first candidate, and where another pair wins, its axial part is set to that pair's :math:`a` and its orthogonal
-part rescaled to that pair's :math:`r`. The law is that of the published search, exactly.
+part rescaled to that pair's :math:`r`. The law is that of the published search, exactly. Of thousands of pairs only the
+best is drawn, see :mod:`immiscible.couplings.nearest_of_many`.
 
 :math:`\chi^2_d` is drawn by Marsaglia and Tsang's method (ACM TOMS 26, 2000), vectorised: for
 :math:`\delta = d/2 - 1/3` and :math:`z \sim N(0, 1)` the proposal :math:`2\delta\,(1 + z/\sqrt{9\delta})^3` is accepted
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.base import check_inputs, eager, finite_norms, full_float32, per_row, row_dims, rows
+from immiscible.couplings.nearest_of_many import nearest_of_many
 from immiscible.errors import InputError
 
 Score = Literal["l2", "dot"]
@@ -42,6 +44,10 @@ NO_DIRECTION = 1e-12
 FEW_DEGREES = 34
 # Scalars drawn at once: at most this many, or a quarter of the noise where that is more, which bounds memory in k.
 SCALARS_AT_ONCE = 2**13
+# From this many candidates on the best is drawn without the others, which takes as long as these.
+ONE_DRAW_FROM = 4096
+# Above this many float64 hardly tells k from k - 1.
+MOST = 1e15
 # Inputs of another dtype are converted to float32 in this many pieces.
 COLUMN_CHUNKS = 8
 
@@ -53,13 +59,13 @@ class KNN:
     *moves*: the axial part of each noise along its datum, and the length of the rest (``score="l2"``).
     *marginal*: biased: ``l2`` shrinks :math:`E|n|^2/D` (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4),
     ``dot`` keeps it; both shift the mean towards the mean of the data and stretch its leading components.
-    *cost*: O(B (D + k)) time; at any ``k`` about two tensors of the size of ``x`` in memory, or 128 kB where that is
-    more.
+    *cost*: O(B (D + k)) time, and from k = 4096 on no more at any ``k``; about two tensors of the size of ``x`` in
+    memory, or a megabyte where that is more.
 
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
 
     Arguments:
-        k: The number of candidates, at least 1, where it changes nothing. Whole for ``l2``, any real for ``dot``.
+        k: The number of candidates, from 1, where it changes nothing, to 1e15. Whole for ``l2``, any real for ``dot``.
         score: What "nearest" means: the Euclidean distance (``l2``, as published) or the scalar product (``dot``).
 
     Example:
@@ -74,6 +80,8 @@ class KNN:
         number = isinstance(self.k, int | float) and not isinstance(self.k, bool)
         if not number or not 1 <= self.k < math.inf:
             raise InputError(f"`k` must be a finite number of at least 1, got {self.k!r}.")
+        if self.k > MOST:
+            raise InputError(f"`k` must be at most 1e15, got {self.k:g}: float64 does not tell larger ones apart.")
         if self.score not in ("l2", "dot"):
             raise InputError(f"`score` must be one of 'l2', 'dot', got {self.score!r}.")
         if self.score == "l2" and self.k != int(self.k):
@@ -125,6 +133,9 @@ def _best_pair(
     length: Tensor, axial: Tensor, radial: Tensor, dims: int, k: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """The best of ``k`` pairs per row: the given one, and others drawn in chunks that the best so far leads."""
+    if k >= ONE_DRAW_FROM:
+        others = nearest_of_many(length, dims, k - 1, draw_chi2, generator)
+        return _better(length, (axial, radial), others)
     batch = len(length)
     chunk = max(2, max(SCALARS_AT_ONCE, batch * dims // 4) // batch)
     while k > 1:
@@ -145,6 +156,14 @@ def _best_of(
     score = a - 2 * length[:, None]
     winner = torch.addcmul(r2, a, score, out=score).argmin(1, keepdim=True)
     return a.gather(1, winner)[:, 0], r2.gather(1, winner)[:, 0]
+
+
+def _better(length: Tensor, *pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The better of two pairs per row."""
+    (a, r2), (other_a, other_r2) = pairs
+    # The difference of the scores, without the square of the length, which would drown it.
+    other = (other_a - a) * (other_a + a - 2 * length) + (other_r2 - r2) < 0
+    return other_a.where(other, a), other_r2.where(other, r2)
 
 
 def draw_chi2(
