@@ -49,7 +49,7 @@ def error_of(capsys: pytest.CaptureFixture[str], words: list[str], status: int =
         ),
         (["train", "fast"], "unknown command 'train fast': one of train flow, train ddim, train consistency"),
         (["train", "flow"], "--out"),
-        ([*TRAIN, "--out", "x", "--steps", "many"], "invalid literal for int() with base 10: 'many'"),
+        ([*TRAIN, "--out", "x", "--steps", "many"], "--steps must be a whole number, got 'many'"),
         ([*TRAIN, "--out", "x", "--stpes", "3"], "--stpes"),
         ([*TRAIN, "--out", "x", "--steps", "0"], "--steps must be positive, got 0"),
         ([*TRAIN, "--out", "x", "--coupling", "knn"], "unknown coupling 'knn': allowed are independent, knn:K"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell
 from immiscible.errors import InputError, ToldError
+from immiscible.values import quoted
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,18 @@ def dispatch(words: list[str]) -> int:
             return run(name, command, words[len(name) :])
     family = {name: command for name, command in COMMANDS.items() if name[0] == words[0]}
     if not family:
-        known = ", ".join(dict.fromkeys(name[0] for name in COMMANDS))
-        raise InputError(f"unknown command {words[0]!r}: one of {known}.")
+        raise _unknown(words[:1], dict.fromkeys(name[0] for name in COMMANDS))
     if len(words) > 1 and words[1] not in ("-h", "--help"):
-        known = ", ".join(" ".join(name) for name in family)
-        raise InputError(f"unknown command {' '.join(words[:2])!r}: one of {known}.")
+        raise _unknown(words[:2], [" ".join(name) for name in family])
     print(overview(family))
     return 0
+
+
+def _unknown(words: list[str], known: Iterable[str]) -> InputError:
+    given, known = " ".join(words), list(known)
+    near = difflib.get_close_matches(given, known, 1)
+    hint = f": is {near[0]} meant?" if near else "."
+    return InputError(f"unknown command {quoted(given)}: one of {', '.join(known)}{hint}")
 
 
 def run(name: tuple[str, ...], command: Command, words: list[str]) -> int:

@@ -11,13 +11,28 @@ import tyro
 
 from immiscible.comparison.config import Compare, CompareConsistency, CompareDDIM, CompareFlow, CompareStableDiffusion
 from immiscible.errors import InputError
-from immiscible.training.recipes import ConsistencyConfig, DDIMConfig, FlowConfig, StableDiffusionConfig, TinyPipeline
+from immiscible.training.config import Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
+from immiscible.training.recipes import (
+    ConsistencyConfig,
+    DDIMConfig,
+    FlowConfig,
+    StableDiffusionConfig,
+    Template,
+    TinyPipeline,
+)
+from immiscible.values import Needs, Range, There, Word
 
-RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Word("RUN"), There()]
+NewPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR"), Word("DIR")]
+# The step of a checkpoint.
+AtStep = Annotated[int | None, Range(0, 10**9, "no training has as many steps")]
+Guidance = Annotated[float | None, Range(0.0, 1e4)]
+SamplingSteps = Annotated[int, Range(0, 10**5, "no model has as many noise levels")]
+ToDraw = Annotated[int, Range(1, 10**7, "drawing them takes weeks")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Printed:
+class Printed(Fields):
     """Of every command that prints results."""
 
     json: bool = False
@@ -96,7 +111,7 @@ class CompareStableDiffusionCommand(CompareStableDiffusion, Preset, Printed):
 class MakeTiny(TinyPipeline, Printed):
     """Flags of ``immiscible make-tiny-sd``."""
 
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    out: NewPath
     """A new directory for the pipeline."""
 
 
@@ -106,16 +121,16 @@ class FromRun(Printed):
 
     run: RunPath
     """The run directory."""
-    step: int | None = None
+    step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
     sampler: Literal["auto", "euler", "heun", "ddim", "ddpm", "multistep", "pndm", "dpm++"] = "auto"
     """Sampling method: euler or heun for flows, ddim or ddpm for diffusion, multistep for consistency models, ddim,
     pndm, dpm++ or euler for Stable Diffusion."""
-    eta: float = 0.0
+    eta: Share = 0.0
     """Share of fresh noise of the sampler ddim, in [0, 1]."""
-    noise_scale: float = 1.0
+    noise_scale: Factor = 1.0
     """Standard deviation of the noise that samples start from; other than 1 it is a control."""
-    guidance: float | None = None
+    guidance: Guidance = None
     """Weight of classifier-free guidance; 1 is none. For conditional runs; none unless given, but for Stable Diffusion
     what it was trained with."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -126,34 +141,32 @@ class FromRun(Printed):
 class Sample(FromRun):
     """Flags of ``immiscible sample``."""
 
-    num: int = 36
+    num: ToDraw = 36
     """Number of images. Image i depends on the seed and on i only."""
     nfe: str = ""
     """Network calls per sample, for flows also adaptive; nothing for 50, or 100 with ddim and 2 with consistency."""
     out: Path
     """A .png file (a grid), a .npz file (bytes N x H x W x C), or a directory (a PNG per image)."""
-    classes: str = ""
+    classes: Source = ""
     """Draw these classes only, by number, separated by commas. For class-conditional runs. For Stable Diffusion a file
     with a class name a line, put into the run's caption template."""
-    prompts: str = ""
+    prompts: Source = ""
     """A file with a prompt a line, taken in turn. For Stable Diffusion; without it the captions of the run's data."""
-    steps: int = 0
+    steps: SamplingSteps = 0
     """Sampling steps of Stable Diffusion; 0 for 20."""
     scheduler: Literal["auto", "ddim", "pndm", "dpm++", "euler"] = "auto"
     """Scheduler of Stable Diffusion; auto is ddim."""
-    batch_size: int = 32
+    batch_size: Images = 32
     """Images of Stable Diffusion drawn at once. Rounding apart it changes nothing."""
     format: Literal["png", "npz"] = "png"
     """What goes into a directory of Stable Diffusion's images: a file each, or shards of a thousand."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the starting noise."""
     overwrite: bool = False
     """Replace what stands at --out."""
 
     def __post_init__(self) -> None:
-        for name in ("num", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        super().__post_init__()
         if self.prompts and self.classes:
             raise InputError("--prompts and --classes exclude each other, got both.")
 
@@ -166,40 +179,35 @@ class Inpaint(Printed):
     """A run of Stable Diffusion, or a directory with a pipeline of diffusers."""
     out: Path
     """A .png file with original, mask and result side by side, or a new directory for the results."""
-    images: str
+    images: Source
     """The images: what --data of train takes."""
-    mask: str = "center"
+    mask: Source = "center"
     """What is drawn anew: center (the central square of half the side), outer (all but that), or an image, white
     there."""
     split: str = "train"
     """Which part of data that comes in parts."""
-    num: int = 36
+    num: ToDraw = 36
     """How many of the images, evenly spaced."""
-    image_size: int = 0
+    image_size: Annotated[int, Range(0, 2**14, "an image of that size does not fit in memory")] = 0
     """Side of the images in pixels; 0 for the model's."""
-    steps: int = 20
+    steps: Annotated[int, Range(1, 10**5, "no model has as many noise levels")] = 20
     """Sampling steps."""
     scheduler: Literal["ddim", "pndm", "dpm++", "euler"] = "ddim"
     """Scheduler."""
-    guidance: float | None = None
+    guidance: Guidance = None
     """Weight of classifier-free guidance; 1 is none. The run's own, or 7.5."""
-    strength: float = 1.0
+    strength: Annotated[float, Range(0, 1, excluded=0)] = 1.0
     """Share of the noise levels that hidden parts go through, in (0, 1]; 1 forgets what was there."""
-    caption_template: str = "{}"
+    caption_template: Template = "{}"
     """The prompt of an image that has a class name only, with {} for the name."""
-    step: int | None = None
+    step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
-    batch_size: int = 32
+    batch_size: Images = 32
     """Images painted at once."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to paint."""
-
-    def __post_init__(self) -> None:
-        for name in ("num", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +217,7 @@ class Evaluate(FromRun):
     nfe: str = ""
     """Network calls per sample to score at, separated by commas, for flows also adaptive; nothing for 2,5,10,50, or
     5,10,20,50,100 with ddim and 1,2 with consistency."""
-    num: int = 0
+    num: ImagesOrNone = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     data: str = ""
     """Where the data of the run is now, if it has moved since; it must be the same data."""
@@ -217,13 +225,9 @@ class Evaluate(FromRun):
     """Feature extractor of the scores."""
     task: Literal["generate", "inpaint", "outpaint"] = "generate"
     """What to score: samples, or images of the data whose centre, or all but it, is drawn anew by Stable Diffusion."""
-    clip: str = ""
+    clip: Source = ""
     """Folder or hub name of a CLIP model, such as openai/clip-vit-base-patch16: adds the CLIP score of Stable
     Diffusion's samples and their prompts."""
-
-    def __post_init__(self) -> None:
-        if self.num < 0:
-            raise InputError(f"--num must be zero or more, got {self.num}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,15 +236,15 @@ class Export(Printed):
 
     run: RunPath
     """The run directory."""
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    out: NewPath
     """A new directory for the pipeline."""
-    step: int | None = None
+    step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
     sampler: Literal["auto", "ddim", "ddpm", "multistep"] = "auto"
     """The pipeline's sampling method: ddim or ddpm for diffusion, multistep for consistency models."""
     push_to_hub: str = ""
     """Also upload it to this repository of the Hugging Face hub, such as name/model; needs a login."""
-    private: bool = False
+    private: Annotated[bool, Needs("push_to_hub")] = False
     """Make the repository private where it is new."""
 
 
@@ -248,7 +252,7 @@ class Export(Printed):
 class Describe(Printed):
     """Flags of ``immiscible describe``."""
 
-    coupling: Annotated[str, tyro.conf.Positional]
+    coupling: Annotated[str, tyro.conf.Positional, Word("COUPLING")]
     """A coupling, such as knn:8 or assignment@0.5."""
 
 

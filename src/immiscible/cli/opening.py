@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from immiscible.training.rundir import CONFIG, read_config
 
 def open_run(arguments: FromRun) -> runs.Run:
     """Opens a run as the flags ask for."""
-    if not 0 < arguments.noise_scale < math.inf:
-        raise InputError(f"--noise-scale must be positive and finite, got {arguments.noise_scale}.")
     run = runs.load_run(arguments.run, step=arguments.step, device=device_named(arguments.device))
     if arguments.guidance not in (None, 1) and not run.conditional:
         raise InputError(f"--guidance needs a class-conditional run, got {arguments.run}: train with --conditional.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import Recipe, require
+from immiscible.training.config import ImagesOrNone, Recipe, Share
 from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe, StableDiffusionRecipe
+from immiscible.values import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +31,9 @@ class CompareFields(Recipe):
     """Network calls per sample to score at, separated by commas."""
     sampler: str = "auto"
     """Sampling method."""
-    evaluations: int = 8
+    evaluations: Annotated[int, Range(most=10**9, why="each is a checkpoint")] = 8
     """Scores along each training, evenly spaced."""
-    samples: int = 0
+    samples: ImagesOrNone = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
     """Feature extractor of the scores."""
@@ -41,7 +42,6 @@ class CompareFields(Recipe):
         super().__post_init__()
         if not 1 <= self.evaluations <= self.steps:
             raise InputError(f"--evaluations must be from 1 to --steps = {self.steps}, got {self.evaluations}.")
-        require(self.samples >= 0, "samples", "zero or more", self.samples)
         if len(set(self.seed_list)) < len(self.seed_list):
             raise InputError(f"--seeds must be different, got {self.seeds}.")
 
@@ -78,7 +78,7 @@ class CompareDDIM(DDIMRecipe, CompareFields):
     """Network calls per sample to score at, separated by commas."""
     sampler: Literal["auto", "ddim", "ddpm"] = "auto"
     """Sampling method; auto is ddim."""
-    eta: float = 0.0
+    eta: Share = 0.0
     """Share of fresh noise of ddim, in [0, 1]."""
 
 

@@ -7,14 +7,12 @@ string under a field is its help on the command line.
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from immiscible.errors import InputError
+from immiscible.values import Needs, Range, Text, There, check, flag_of
 
 # What may differ when a run is resumed: where it lies, what it runs on, and what it prints.
 # Data and models count by their fingerprints, not by their spelling.
@@ -38,21 +36,38 @@ OPERATIONAL = (
     "tensorboard",
     "version",
 )
-COST_SPACE = re.compile(r"raw|centered|standardized|pooled:[1-9]\d*|pca:[1-9]\d*")
+
+# Numbers that several flags share. An upper bound is where no use is left, or the machine would not survive it.
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "seeds have 64 bits")]
+Steps = Annotated[int, Range(1, 10**9, "even at 100 steps a second that takes four months")]
+StepsOrNone = Annotated[int, Range(0, 10**9, "no training has as many steps")]
+Images = Annotated[int, Range(1, 2**20, "all of them are in memory at once")]
+ImagesOrNone = Annotated[int, Range(0, 10**7, "drawing them takes weeks")]
+Pixels = Annotated[int | None, Range(1, 2**14, "an image of that size does not fit in memory")]
+Share = Annotated[float, Range(0, 1)]
+Factor = Annotated[float, Range(1e-4, 1e4)]
+Weight = Annotated[float, Range(0.0, 1e4)]
+LearningRate = Annotated[float, Range(1e-12, 1e3)]
+COST_SPACE = r"raw|centered|standardized|(pooled|pca):[1-9]\d{0,5}"
+COST_SPACES = "raw, centered, standardized, pooled:CELLS or pca:COMPONENTS"
+SIDES = r"|\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*"
+OfTheUNet = Needs("network", "unet", "auto")
+# Of what may be anywhere already, under any name.
+Source = Annotated[str, There()]
 
 
 class Fields:
-    """A group of fields. Each checks its own, then calls the next."""
+    """A group of fields. All hold what they are annotated with; a group may check what its fields are together."""
 
     def __post_init__(self) -> None:
-        """Checks the values."""
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFields(Fields):
     """What is trained on."""
 
-    data: str = "digits"
+    data: Source = "digits"
     """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, a folder of images, or
     what is read as it is needed: stream:PATTERN of webdataset's tar archives, stream:hf:NAME."""
     split: str = "train"
@@ -65,15 +80,10 @@ class DataFields(Fields):
     """Column of the captions of a Hugging Face dataset, where it is not called text or caption."""
     skip_corrupt: bool = False
     """Leave out images that cannot be read, instead of stopping."""
-    class_count: int = 0
+    class_count: Annotated[int, Range(0, 10**6, "each class has weights of its own")] = 0
     """Number of classes of a stream whose labels are integers from 0: some images cannot tell."""
-    image_size: int | None = None
+    image_size: Pixels = None
     """Resize and crop the images to squares of this many pixels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.class_count >= 0, "class_count", "zero or more", self.class_count)
-        require(self.image_size is None or self.image_size > 0, "image_size", "positive", self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,45 +92,34 @@ class InputFields(Fields):
 
     flip: bool = False
     """Mirror each image with chance 1/2."""
-    shift: int = 0
+    shift: Annotated[int, Range(0, 2**14, "no image is that wide")] = 0
     """Crop at random after padding by this many reflected pixels."""
-    data_scale: float = 1.0
+    data_scale: Factor = 1.0
     """Multiply the data by this before noise is added, and divide the samples by it (image scaling)."""
-    schedule_shift: float = 1.0
+    schedule_shift: Factor = 1.0
     """Multiply the signal-to-noise amplitude of every time by this: the control for --data-scale."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.shift >= 0, "shift", "zero or more", self.shift)
-        for name in ("data_scale", "schedule_shift"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, "positive and finite", value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairingFields(Fields):
     """How data and noise are paired, apart from the coupling itself."""
 
-    cost_space: str = "centered"
+    cost_space: Annotated[str, Text(COST_SPACE, COST_SPACES)] = "centered"
     """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
     channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
-    pool: int = 0
+    pool: Annotated[int, Range(0, 2**24, "the noise of a pool is in memory at once")] = 0
     """Images that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
     over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""
     background: bool = True
     """Let an assignment solve the next pool in a thread while the network trains. It changes the time alone."""
-    coupling_start: int = 0
+    coupling_start: StepsOrNone = 0
     """Step from which on the noise is coupled."""
-    coupling_stop: int = 0
+    coupling_stop: StepsOrNone = 0
     """Step from which on the noise is independent again; 0 for never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = "raw, centered, standardized, pooled:CELLS or pca:COMPONENTS"
-        require(COST_SPACE.fullmatch(self.cost_space) is not None, "cost_space", allowed, repr(self.cost_space))
-        require(self.pool >= 0, "pool", "zero or more", self.pool)
-        require(self.coupling_start >= 0, "coupling_start", "zero or more", self.coupling_start)
-        if self.coupling_stop < 0 or 0 < self.coupling_stop <= self.coupling_start:
+        if 0 < self.coupling_stop <= self.coupling_start:
             raise InputError(
                 f"--coupling-stop must be 0 or after --coupling-start = {self.coupling_start}, got "
                 f"{self.coupling_stop}."
@@ -133,21 +132,21 @@ class NetworkFields(Fields):
 
     network: Literal["auto", "mlp", "unet"] = "auto"
     """auto takes the residual MLP up to 256 values per image, else the U-Net of diffusers."""
-    width: int = 0
+    width: Annotated[int, Range(0, 2**16, "such a network does not fit in memory")] = 0
     """Hidden width of the MLP or channels of the U-Net's first level, half of the others'; 0 for 256 or 64."""
-    depth: int = 0
+    depth: Annotated[int, Range(0, 1000, "such a network does not train")] = 0
     """Residual blocks of the MLP or levels of the U-Net; 0 for 4 or as many as fit."""
-    layers: int = 2
+    layers: Annotated[int, Range(1, 1000, "such a network does not train"), OfTheUNet] = 2
     """Residual blocks per level of the U-Net."""
-    attention: str = ""
+    attention: Annotated[str, Text(SIDES, "image sides separated by commas, such as 16,8"), OfTheUNet] = ""
     """Image sides at which the U-Net attends, such as 16 or 16,8; nothing for its lowest level."""
-    head_channels: int = 64
+    head_channels: Annotated[int, Range(1, 2**16, "no level is that wide"), OfTheUNet] = 64
     """Channels per attention head of the U-Net."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range(0, 1, excluded=1), OfTheUNet] = 0.0
     """Dropout in the residual blocks of the U-Net."""
     conditional: bool = False
     """Condition on the class. The assignment then works within classes."""
-    label_dropout: float = 0.1
+    label_dropout: Annotated[float, Range(0, 1), Needs("conditional")] = 0.1
     """Share of labels replaced by "no class" in training, for guidance. Used with --conditional."""
     across_classes: bool = False
     """Let the assignment of a class-conditional run move noise between classes, which skews the prior of each."""
@@ -156,42 +155,29 @@ class NetworkFields(Fields):
         super().__post_init__()
         if self.across_classes and not self.conditional:
             raise InputError("--across-classes needs --conditional, got it without: there are no classes to cross.")
-        for name in ("width", "depth"):
-            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
-        for name in ("layers", "head_channels"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
-        require(0 <= self.label_dropout <= 1, "label_dropout", "in [0, 1]", self.label_dropout)
-        sides = [word.strip() for word in self.attention.split(",")]
-        require(
-            not self.attention or all(side.isdecimal() and int(side) > 0 for side in sides),
-            "attention",
-            "image sides separated by commas, such as 16,8",
-            repr(self.attention),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserFields(Fields):
     """How it is trained."""
 
-    steps: int = 2000
+    steps: Steps = 2000
     """Optimiser steps."""
-    batch_size: int = 256
+    batch_size: Images = 256
     """Images per optimiser step, over all processes and accumulation steps together."""
-    accumulation: int = 1
+    accumulation: Images = 1
     """Split each step into this many micro-batches; the coupling pairs within each, unless --pool is larger."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """AdamW, or the one of bitsandbytes whose state takes 8 bits, where that is installed."""
-    learning_rate: float = 1e-3
+    learning_rate: LearningRate = 1e-3
     """Peak learning rate, constant after the warm-up."""
-    warmup: int = 100
+    warmup: StepsOrNone = 100
     """Steps of linear warm-up."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """Decoupled weight decay (AdamW)."""
-    clip: float = 1.0
+    clip: Annotated[float, Range(0.0, 1e9)] = 1.0
     """Largest norm of the gradient; 0 for no clipping."""
-    ema: float = 0.999
+    ema: Annotated[float, Range(0, 1, excluded=1)] = 0.999
     """Decay of the weights' moving average that samples are drawn from."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward pass; the coupling always ranks in float32."""
@@ -203,13 +189,6 @@ class OptimiserFields(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size", "accumulation", "learning_rate"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("warmup", "weight_decay", "clip"):
-            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
-        for name in ("learning_rate", "weight_decay", "clip"):
-            require(math.isfinite(getattr(self, name)), name, "finite", getattr(self, name))
-        require(0 <= self.ema < 1, "ema", "in [0, 1)", self.ema)
         if self.sharding == "fsdp":
             # The scale of fp16's loss and the blocks of 8 bits would have to be agreed on between processes.
             require(self.mixed_precision != "fp16", "mixed_precision", "no or bf16 with --sharding fsdp", "fp16")
@@ -226,10 +205,6 @@ class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, hint in typing.get_type_hints(type(self)).items():
-            choices = typing.get_args(hint)
-            if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
-                require(False, name, f"one of {', '.join(map(str, choices))}", getattr(self, name))
         micro = self.batch_size // self.accumulation
         require(
             self.pool % micro == 0, "pool", f"0 or a multiple of --batch-size / --accumulation = {micro}", self.pool
@@ -254,33 +229,26 @@ class RunConfig(Recipe):
     """Run directory: config.json, metrics.jsonl, checkpoints/, samples/, summary.json."""
     coupling: str = "assignment"
     """Which noise goes with which image: independent, knn:4, assignment, assignment:512, assignment@0.5, ..."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights, data order, noise and times."""
-    checkpoint_every: int = 500
+    checkpoint_every: Steps = 500
     """Steps between checkpoints; there is always one at the end."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: StepsOrNone = 3
     """How many of the newest checkpoints to keep; 0 for all."""
-    log_every: int = 50
+    log_every: Steps = 50
     """Steps between lines of metrics.jsonl."""
-    sample_every: int = 0
+    sample_every: StepsOrNone = 0
     """Steps between grids of samples; 0 for at every checkpoint."""
     tensorboard: bool = True
     """Write TensorBoard events to RUN/tensorboard."""
     extend: bool = False
     """Allow a run to go on for more --steps than it was started with."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("checkpoint_every", "log_every"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("keep_checkpoints", "sample_every"):
-            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
-
 
 def require(holds: bool, name: str, what: str, given: Any) -> None:
     """Raises an :class:`InputError` that names the flag unless something holds."""
     if not holds:
-        raise InputError(f"--{name.replace('_', '-')} must be {what}, got {given}.")
+        raise InputError(f"{flag_of(name)} must be {what}, got {given}.")
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:

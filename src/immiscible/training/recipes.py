@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import DataFields, ImageRecipe, Recipe, RunConfig, require
+from immiscible.training.config import (
+    DataFields,
+    ImageRecipe,
+    Images,
+    LearningRate,
+    Pixels,
+    Recipe,
+    RunConfig,
+    Seed,
+    Share,
+    Source,
+    Steps,
+    StepsOrNone,
+    Weight,
+    require,
+)
+from immiscible.values import Needs, Range, Text
+
+# In a caption's place for the name of a class.
+Template = Annotated[str, Text(r"(?s).*\{\}.*", "text with {} in it")]
+OfLora = Needs("mode", "lora")
+Level = Annotated[float, Range(1e-6, 1e6)]
+Levels = Annotated[int, Range(1, 10**5, "each is a noise level of its own")]
+Channels = Annotated[int, Range(8, 2**12, "such a network is not tiny")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +54,17 @@ class DDIMRecipe(ImageRecipe):
     """What the network predicts: the noise, the velocity, or the data."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How noise grows over the timesteps: betas from 1e-4 to 0.02, or the squared cosine."""
-    timesteps: int = 1000
+    timesteps: Annotated[int, Range(2, 10**5, "each has a noise level of its own")] = 1000
     """Timesteps of the diffusion."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last step is pure noise. Needs --prediction v or x0."""
-    min_snr: float = 0.0
+    min_snr: Weight = 0.0
     """Gamma of min-SNR weighting, usually 5; 0 for none."""
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
     """How the sampler spaces its steps. The published DDIM has leading, which never sees the last timestep."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.timesteps > 1, "timesteps", "at least 2", self.timesteps)
-        require(self.min_snr >= 0, "min_snr", "zero or more", self.min_snr)
         if self.zero_terminal_snr and self.prediction == "eps":
             raise InputError(
                 "--zero-terminal-snr needs --prediction v or x0, got eps: where no signal is left, noise tells nothing."
@@ -59,32 +79,29 @@ class ConsistencyRecipe(ImageRecipe):
     # Numbers of network calls to score at.
     nfes: ClassVar[str] = "1,2"
 
-    sigma_min: float = 0.002
+    sigma_min: Level = 0.002
     """Smallest noise level."""
-    sigma_max: float = 80.0
+    sigma_max: Level = 80.0
     """Largest noise level, which samples start from."""
-    sigma_data: float = 0.5
+    sigma_data: Level = 0.5
     """Standard deviation of the data that the network's scalings assume."""
-    rho: float = 7.0
+    rho: Annotated[float, Range(0.1, 100.0)] = 7.0
     """Exponent of the spacing of the noise levels."""
-    levels: int = 10
+    levels: Levels = 10
     """Intervals between noise levels at the start; they double along the training."""
-    most_levels: int = 1280
+    most_levels: Levels = 1280
     """Intervals between noise levels at the end."""
-    curriculum: int = 0
+    curriculum: StepsOrNone = 0
     """Steps over which the levels double; 0 for --steps."""
-    time_mean: float = -1.1
+    time_mean: Annotated[float, Range(-20.0, 20.0)] = -1.1
     """Mean of the logarithm of the noise levels trained on."""
-    time_std: float = 2.0
+    time_std: Annotated[float, Range(1e-3, 20.0)] = 2.0
     """Standard deviation of the logarithm of the noise levels trained on."""
-    huber: float = 0.00054
+    huber: Annotated[float, Range(1e-9, 1e3)] = 0.00054
     """Constant of the pseudo-Huber loss, per square root of the values of an image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sigma_min", "sigma_data", "rho", "time_std", "huber", "levels"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        require(self.curriculum >= 0, "curriculum", "zero or more", self.curriculum)
         if self.sigma_max <= self.sigma_min:
             raise InputError(f"--sigma-max must be above --sigma-min = {self.sigma_min}, got {self.sigma_max}.")
         if self.most_levels < self.levels:
@@ -99,53 +116,46 @@ class StableDiffusionRecipe(Recipe):
     # Numbers of sampling steps to score at.
     nfes: ClassVar[str] = "5,20,50"
 
-    model: str
+    model: Annotated[Source, Text(r"(?s).+", "a folder or a name on the hub")]
     """A pipeline of diffusers: its folder, or its name on the Hugging Face hub."""
     mode: Literal["finetune", "scratch", "lora"] = "finetune"
     """finetune goes on from the model's U-Net; scratch gives it new weights; lora adds low-rank weights to it."""
-    data: str = "emoji"
+    data: Source = "emoji"
     """The data, with captions: emoji, hf:NAME, stream:PATTERN, a folder with metadata.jsonl or .txt files, or anything
     with class names (fashion-mnist, cifar10, a folder of folders)."""
-    caption_template: str = "{}"
+    caption_template: Template = "{}"
     """The caption of an image where there are only class names, with {} for the name."""
-    caption_dropout: float = 0.1
+    caption_dropout: Share = 0.1
     """Share of captions replaced by the empty one in training, for guidance."""
     prediction: Literal["auto", "eps", "v"] = "auto"
     """What the network predicts: as the model's scheduler says, the noise, or the velocity."""
     min_snr: float = 0.0
     """Gamma of min-SNR weighting, usually 5; 0 for none."""
-    noise_offset: float = 0.0
+    noise_offset: Weight = 0.0
     """Standard deviation of noise that is the same at all places of a channel, added to the paired noise."""
-    input_perturbation: float = 0.0
+    input_perturbation: Weight = 0.0
     """Standard deviation of noise added to the input alone, usually 0.1; the target stays the paired noise."""
     cache_latents: bool = False
     """Encode all images once, and keep the latents on disk; else each is encoded when it is drawn."""
     within_classes: bool = False
     """Let the assignment move noise only between images of the same class. Needs data with classes."""
-    guidance: float = 7.5
+    guidance: Weight = 7.5
     """Weight of classifier-free guidance in samples."""
-    lora_rank: int = 16
+    lora_rank: Annotated[int, Range(1, 2**14, "no layer is that wide"), OfLora] = 16
     """Rank of the weights that --mode lora adds."""
-    lora_alpha: float = 0.0
+    lora_alpha: Annotated[float, Range(0.0, 1e6), OfLora] = 0.0
     """Scale of these weights times their rank; 0 for the rank."""
-    lora_targets: str = "to_q,to_k,to_v,to_out.0"
+    lora_targets: Annotated[str, Text(r".*[^,\s].*", "names of layers"), OfLora] = "to_q,to_k,to_v,to_out.0"
     """Which layers they are added to, by the ends of their names."""
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass, which saves memory and takes longer."""
-    batch_size: int = 64
+    batch_size: Images = 64
     """Images per optimiser step, over all processes and accumulation steps together."""
-    learning_rate: float = 1e-4
+    learning_rate: LearningRate = 1e-4
     """Peak learning rate, constant after the warm-up."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("min_snr", "noise_offset", "input_perturbation", "lora_alpha", "guidance"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, "zero or more, and finite", value)
-        require(0 <= self.caption_dropout <= 1, "caption_dropout", "in [0, 1]", self.caption_dropout)
-        require(self.lora_rank > 0, "lora_rank", "positive", self.lora_rank)
-        require("{}" in self.caption_template, "caption_template", "text with {} in it", repr(self.caption_template))
-        require(self.model != "", "model", "a folder or a name on the hub", "nothing")
         if self.cache_latents and self.shift:
             raise InputError(
                 f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped anew each time."
@@ -158,30 +168,28 @@ class TinyPipeline(DataFields):
 
     out: Path
     """A new directory for the pipeline."""
-    data: str = "emoji"
+    data: Source = "emoji"
     """The data that the VAE learns and the tokenizer reads: see train stable-diffusion."""
-    caption_template: str = "{}"
+    caption_template: Template = "{}"
     """The caption of an image where there are only class names, with {} for the name."""
-    image_size: int | None = 32
+    image_size: Pixels = 32
     """Side of the images in pixels, a multiple of 16. Latents are a quarter of it."""
-    steps: int = 1000
+    steps: Steps = 1000
     """Steps that the VAE is trained for."""
-    batch_size: int = 32
+    batch_size: Images = 32
     """Images per step."""
-    vae_width: int = 16
+    vae_width: Channels = 16
     """Channels of the VAE's first level, half of the others'; a multiple of 8."""
-    width: int = 32
+    width: Channels = 32
     """Channels of the U-Net's first level, half of the second's; a multiple of 8."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all weights and of the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size"):
-            require(getattr(self, name) > 0, name, "positive", getattr(self, name))
         for name in ("vae_width", "width"):
             value = getattr(self, name)
-            require(value > 0 and value % 8 == 0, name, "a positive multiple of 8", value)
+            require(value % 8 == 0, name, "a positive multiple of 8", value)
 
 
 @dataclass(frozen=True, kw_only=True)
