@@ -87,16 +87,16 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
 @pytest.mark.parametrize(
     ("spelling", "message"),
     [
-        ("knn:0", "`k` must be a finite number of at least 1, got 0"),
-        ("knn:-4", "`k` must be a finite number of at least 1, got -4"),
-        ("knn:0.5:dot", "`k` must be a finite number of at least 1, got 0.5"),
-        ("knn:nan", "`k` must be a finite number"),
-        ("knn:inf:dot", "`k` must be a finite number"),
-        ("knn:2.5", "`k` must be whole for score 'l2', got 2.5"),
-        ("assignment:1", "`block` must be None or a whole number of at least 2, got 1"),
-        ("assignment:-4", "`block` must be None or a whole number of at least 2, got -4"),
-        ("assignment@1.5", r"`p` must be a probability in \[0, 1\], got 1.5"),
-        ("assignment@nan", r"`p` must be a probability in \[0, 1\], got nan"),
+        ("knn:0", "K must be a finite number of at least 1, got 0"),
+        ("knn:-4", "K must be a finite number of at least 1, got -4"),
+        ("knn:0.5:dot", "K must be a finite number of at least 1, got 0.5"),
+        ("knn:nan", "K must be a finite number"),
+        ("knn:inf:dot", "K must be a finite number"),
+        ("knn:2.5", "K must be whole for score 'l2', got 2.5"),
+        ("assignment:1", "BLOCK must be None or a whole number of at least 2, got 1"),
+        ("assignment:-4", "BLOCK must be None or a whole number of at least 2, got -4"),
+        ("assignment@1.5", r"PROBABILITY must be a probability in \[0, 1\], got 1.5"),
+        ("assignment@nan", r"PROBABILITY must be a probability in \[0, 1\], got nan"),
     ],
 )
 def test_number_out_of_range_is_refused_in_one_line(spelling, message):

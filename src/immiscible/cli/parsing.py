@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 from immiscible.errors import InputError
@@ -117,7 +118,7 @@ def _read(kind: Kind, text: str, said: str) -> Any:
 def _preset_named(words: Sequence[str]) -> str:
     """What stands behind a --preset, for the defaults that the help shows."""
     last = ""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in pairwise([*words, ""]):
         last = after if word == "--preset" else word.removeprefix("--preset=") if "--preset=" in word else last
     return last
 

@@ -14,7 +14,8 @@ from typing import Any
 from immiscible.comparison.schema import BASELINE
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.errors import InputError
-from immiscible.training.config import DataFields, Recipe
+from immiscible.training.config import DataFields, Factor, Recipe
+from immiscible.values import kind_of, kinds, quoted, told
 
 NOISE_SCALE = "noise_scale"
 # Changed in one run alone, these would make it one of another comparison.
@@ -66,40 +67,34 @@ def parse_variants(text: str, recipe: type[Recipe]) -> list[Variant]:
     variants = [_parse(word.strip(), recipe) for word in re.split(r",(?![^\[]*\])", text)]
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
-        raise InputError(f"--couplings must be different, got {text}.")
+        raise InputError(f"--couplings must be different, got {told(text)}.")
     return sorted(variants, key=lambda variant: variant.name != BASELINE)
 
 
 def _parse(word: str, recipe: type[Recipe]) -> Variant:
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", word)
     if match is None:
-        raise InputError(f"--couplings must be couplings such as knn:4 or knn:4[cost-space=raw], got {word!r}.")
+        raise InputError(f"--couplings must be couplings such as knn:4 or knn:4[cost-space=raw], got {quoted(word)}.")
     settings: dict[str, Any] = {}
     for setting in filter(None, (match[2] or "").split(",")):
         key, _, value = (part.strip() for part in setting.partition("="))
-        settings[key.replace("-", "_")] = value
-    scale = _number(NOISE_SCALE, settings.pop(NOISE_SCALE, "1"), float)
+        name = key.replace("-", "_")
+        if name in settings:
+            raise InputError(f"{told(key)} in --couplings must stand once in its brackets, got {quoted(word)}.")
+        settings[name] = value
     typed = {key: _typed(key, value, recipe) for key, value in settings.items()}
+    scale = typed.pop(NOISE_SCALE, 1.0)
     return Variant(str(parse_coupling(match[1])), typed, scale)
 
 
 def _typed(key: str, value: str, recipe: type[Recipe]) -> Any:
     """A value in the type of the recipe's field."""
-    allowed = {item.name: item.default for item in dataclasses.fields(recipe) if item.name not in SHARED}
+    own = {name: kind for name, kind in kinds(recipe).items() if name not in SHARED}
+    allowed = {NOISE_SCALE: kind_of(NOISE_SCALE, Factor)} | own
     if key not in allowed:
-        names = ", ".join(name.replace("_", "-") for name in [NOISE_SCALE, *allowed])
-        raise InputError(f"a setting in --couplings must be one of {names}, got {key.replace('_', '-')!r}.")
-    default = allowed[key]
-    if isinstance(default, bool):
-        if value not in ("true", "false"):
-            raise InputError(f"{key.replace('_', '-')} in --couplings must be true or false, got {value!r}.")
-        return value == "true"
-    return _number(key, value, type(default)) if isinstance(default, int | float) else value
-
-
-def _number(key: str, value: str, kind: type) -> Any:
+        names = ", ".join(name.replace("_", "-") for name in allowed)
+        raise InputError(f"a setting in --couplings must be one of {names}, got {quoted(key.replace('_', '-'))}.")
     try:
-        return kind(value)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{key.replace('_', '-')} in --couplings must be {what}, got {value!r}.") from None
+        return allowed[key].read(value)
+    except ValueError as error:
+        raise InputError(f"{key.replace('_', '-')} in --couplings {error}.") from None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from immiscible.couplings.assignment import LinearAssignment
@@ -12,12 +13,14 @@ from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.ladder import NAMES as SOLVERS
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
-from immiscible.errors import InputError
+from immiscible.errors import InputError, shown
 
 ALLOWED = (
     "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
     " assignment:global, each with an optional @PROBABILITY"
 )
+# The places of a spelling for the arguments of a coupling.
+PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "score": "the score"}
 
 
 def coupling(spelling: str | Coupling) -> Coupling:
@@ -39,8 +42,11 @@ def coupling(spelling: str | Coupling) -> Coupling:
             return spelling
         raise InputError(f"a coupling must be a spelling or a callable, got {type(spelling).__name__}: {ALLOWED}.")
     inner, at, probability = spelling.strip().partition("@")
-    parsed = _plain(inner, spelling)
-    return Mixed(parsed, _number(probability, spelling)) if at else parsed
+    try:
+        parsed = _plain(inner, spelling)
+        return Mixed(parsed, _number(probability, spelling)) if at else parsed
+    except InputError as error:
+        raise _named(error, spelling) from None
 
 
 def _plain(inner: str, spelling: str) -> Coupling:
@@ -82,4 +88,10 @@ def _number(text: str, spelling: str, whole: bool = False) -> float:
 
 
 def _unknown(spelling: str) -> InputError:
-    return InputError(f"unknown coupling {spelling!r}: allowed are {ALLOWED}.")
+    return InputError(f"unknown coupling {shown(repr(spelling), 100)}: allowed are {ALLOWED}.")
+
+
+def _named(error: InputError, spelling: str) -> InputError:
+    """What a coupling says of its arguments, in the words that the spellings have for them."""
+    said = re.sub(r"`(\w+)`", lambda name: PLACES.get(name[1], name[0]), str(error))
+    return error if said.startswith("unknown") else InputError(f"coupling {shown(repr(spelling), 100)}: {said}")

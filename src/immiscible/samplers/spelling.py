@@ -9,6 +9,7 @@ from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
 from immiscible.samplers.pipeline import PipelineSampler, Scheduler
+from immiscible.values import Range, quoted, told
 
 AnySampler = Solver | DiffusionSampler | Multistep | PipelineSampler
 # The methods of each task, the first of which is meant by "auto".
@@ -18,6 +19,9 @@ METHODS = {
     "consistency": ("multistep",),
     "stable-diffusion": ("ddim", "pndm", "dpm++", "euler"),
 }
+# Network calls of a sample, and how many digits of them are read.
+CALLS = Range(1, 10**5, "each image would take hours")
+LONGEST = 1000
 
 
 def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) -> list[AnySampler]:
@@ -37,24 +41,30 @@ def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) 
         raise InputError(f"--sampler must be one of {', '.join(METHODS[task])} for {task}, got {method}.")
     if eta and (task, method) != ("ddim", "ddim"):
         raise InputError(f"--eta needs the sampler ddim, got {eta:g} with {method}.")
-    samplers = [_sampler(task, word.strip(), method, eta) for word in nfe.split(",")]
+    try:
+        samplers = [_sampler(task, word.strip(), method, eta) for word in nfe.split(",")]
+    except InputError as error:
+        raise InputError(str(error).replace("`nfe`", "--nfe").replace("`eta`", "--eta")) from None
     if len({str(sampler) for sampler in samplers}) < len(samplers):
-        raise InputError(f"--nfe must list different numbers, got {nfe}.")
+        raise InputError(f"--nfe must list different numbers, got {told(nfe)}.")
     return samplers
 
 
 def _sampler(task: str, word: str, method: str, eta: float) -> AnySampler:
     if word == "adaptive" and task == "flow":
         return Solver("adaptive")
-    if not word.isdecimal():
+    if not word.isdecimal() or len(word) > LONGEST:
         also = " or adaptive, such as 2,5,10,adaptive" if task == "flow" else ", such as 1,2,10"
-        raise InputError(f"--nfe must list whole numbers{also}, got {word!r}.")
+        raise InputError(f"--nfe must list whole numbers{also}, got {quoted(word)}.")
+    calls = int(word)
+    if complaint := CALLS.complaint(calls):
+        raise InputError(f"--nfe {complaint}.")
     match task:
         case "flow":
-            return Solver(cast(Literal["euler", "heun"], method), int(word))
+            return Solver(cast(Literal["euler", "heun"], method), calls)
         case "ddim":
-            return DiffusionSampler(cast(Literal["ddim", "ddpm"], method), int(word), eta)
+            return DiffusionSampler(cast(Literal["ddim", "ddpm"], method), calls, eta)
         case "consistency":
-            return Multistep(int(word))
+            return Multistep(calls)
         case _:
-            return PipelineSampler(cast(Scheduler, method), int(word))
+            return PipelineSampler(cast(Scheduler, method), calls)
