@@ -129,7 +129,7 @@ class StableDiffusionRecipe(Recipe):
     """Share of captions replaced by the empty one in training, for guidance."""
     prediction: Literal["auto", "eps", "v"] = "auto"
     """What the network predicts: as the model's scheduler says, the noise, or the velocity."""
-    min_snr: float = 0.0
+    min_snr: Weight = 0.0
     """Gamma of min-SNR weighting, usually 5; 0 for none."""
     noise_offset: Weight = 0.0
     """Standard deviation of noise that is the same at all places of a channel, added to the paired noise."""
