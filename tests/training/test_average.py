@@ -50,3 +50,26 @@ def test_weights_of_a_part_are_loaded_into_the_whole() -> None:
     load_weights(network, {name: weight.detach() for name, weight in trained_weights(other).items()})
     torch.testing.assert_close(network[1].state_dict(), other[1].state_dict())
     assert not torch.equal(network[0].weight, other[0].weight)
+
+
+def test_average_reads_no_value_back_from_the_device() -> None:
+    """To read one from a GPU waits for all that is queued there; a tensor without values cannot be read at all."""
+    network = nn.Linear(2, 3, device="meta")
+    average = Average(network, 0.9)
+    for _ in range(3):
+        average.update()
+    assert average.weights()["weight"].is_meta
+
+
+def test_restored_average_goes_on_with_its_decay() -> None:
+    network = partly_frozen()
+    one, other = Average(network, 0.9), Average(network, 0.9)
+    for step in range(6):
+        if step == 3:
+            other.restore({name: weight.clone() for name, weight in one.weights().items()}, 3)
+        with torch.no_grad():
+            network[1].bias.fill_(float(step))
+        one.update()
+        if step >= 3:
+            other.update()
+    torch.testing.assert_close(other.weights(), one.weights(), rtol=0, atol=0)

@@ -97,9 +97,25 @@ def test_run_that_was_killed_as_it_began_can_begin_again(tmp_path: Path) -> None
     assert read_config(tmp_path)["coupling"] == "assignment"
 
 
-def test_other_data_is_another_configuration(tmp_path: Path) -> None:
+def test_run_without_a_checkpoint_may_change(tmp_path: Path) -> None:
+    config = FlowConfig(out=tmp_path)
+    open_run(config, {"data_fingerprint": "a", "processes": 2})
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples/step-5.png").touch()
+    (tmp_path / "samples/mine.png").touch()
+    open_run(config, {"data_fingerprint": "a", "processes": 2})
+    assert (tmp_path / "samples/step-5.png").exists()
+    open_run(dataclasses.replace(config, seed=7), {"data_fingerprint": "b"})
+    saved = read_config(tmp_path)
+    assert (saved["seed"], saved["data_fingerprint"], saved["processes"]) == (7, "b", 1)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["mine.png"]
+
+
+@pytest.mark.parametrize("name", ["step-3", "step-3.damaged-1"])
+def test_other_data_is_another_configuration(tmp_path: Path, name: str) -> None:
     config = FlowConfig(out=tmp_path / "run")
     open_run(config, {"data_fingerprint": "a"})
+    (tmp_path / "run/checkpoints" / name).mkdir(parents=True)
     open_run(config, {"data_fingerprint": "a"})
     with pytest.raises(InputError, match="data_fingerprint was 'a', is 'b'"):
         open_run(config, {"data_fingerprint": "b"})

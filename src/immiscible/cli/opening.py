@@ -15,7 +15,7 @@ from immiscible.tasks import runs
 from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.components import fingerprint
 from immiscible.training.checkpoint import weights_digest
-from immiscible.training.loop import check_device
+from immiscible.training.launcher import check_device
 from immiscible.training.recipes import StableDiffusionConfig
 from immiscible.training.rundir import CONFIG, read_config
 

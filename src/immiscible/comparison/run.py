@@ -24,7 +24,7 @@ from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.command import command_line
 from immiscible.training.events import say
 from immiscible.training.files import write_json
-from immiscible.training.loop import make_accelerator
+from immiscible.training.launcher import make_accelerator
 from immiscible.training.pictures import write_grid
 from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
 

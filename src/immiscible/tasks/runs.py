@@ -34,7 +34,8 @@ from immiscible.training.checkpoint import Damaged, checkpoints, load_average, s
 from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
-from immiscible.training.loop import Loop, make_accelerator
+from immiscible.training.launcher import make_accelerator
+from immiscible.training.loop import Loop
 from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
 from immiscible.training.rundir import PROMPTS, SUMMARY, check_run, open_run, read_config
 from immiscible.training.sources import Points
@@ -74,11 +75,6 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
     source = task.source(data, accelerator.device)
     points = source.points()
     space = fit_cost_space(config, points)
-    if accelerator.is_main_process:
-        open_run(config, identity)
-        _write_space(config.out, space)
-        _write_prompts(config.out, facts.prompts)
-    accelerator.wait_for_everyone()
     pooling = Pooling.of(config, accelerator.num_processes)
     # The announcement says it, for all ranks.
     leave_untold()
@@ -88,7 +84,14 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
         for line in announcement(config, task, data, pooling, size, accelerator.device):
             say(line)
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
-    Loop(config, task, source, _coupling(config, space.to(accelerator.device)), accelerator).run(verbose=verbose)
+
+    def open_directory() -> None:
+        open_run(config, identity)
+        _write_space(config.out, space)
+        _write_prompts(config.out, facts.prompts)
+
+    loop = Loop(config, task, source, _coupling(config, space.to(accelerator.device)), accelerator)
+    loop.run(verbose=verbose, open_directory=open_directory)
     summary = _summary(config, task, drift)
     if accelerator.is_main_process:
         write_json(config.out / SUMMARY, summary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -38,11 +38,19 @@ class Average:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._network, self._live = network, trained_weights(network)
         self._listed = nn.ParameterList(self._live.values())
-        self._averaged = AveragedModel(self._listed, multi_avg_fn=_warm_average(decay))
+        self._decay, self._updates = decay, 0
+        self._averaged = AveragedModel(self._listed, multi_avg_fn=self._take_in)
 
     def update(self) -> None:
         """Takes in the weights as they are now."""
         self._averaged.update_parameters(self._listed)
+        self._updates += 1
+
+    def _take_in(self, averages: PARAM_LIST, values: PARAM_LIST, updates: Tensor | int) -> None:
+        """A moving average whose decay grows to its final value."""
+        # The count is our own: to read torch's from a GPU would wait for all that is queued there.
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        get_ema_multi_avg_fn(decay)(averages, values, updates)
 
     def weights(self) -> dict[str, Tensor]:
         """The averages by the names of the weights."""
@@ -53,6 +61,7 @@ class Average:
         for name, average in self.weights().items():
             average.copy_(weights[name])
         self._averaged.n_averaged.fill_(updates)
+        self._updates = updates
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -71,13 +80,3 @@ class Average:
             weight.copy_(average)
             average.copy_(held)
         reshard(self._network)
-
-
-def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
-    """A moving average whose decay grows to its final value."""
-
-    def update(averages: PARAM_LIST, values: PARAM_LIST, updates: Tensor | int) -> None:
-        count = int(updates)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, updates)
-
-    return update

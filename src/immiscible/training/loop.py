@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -33,13 +35,12 @@ from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pictures import write_grid
 from immiscible.training.pools import Pools
 from immiscible.training.randomness import derive, generator
-from immiscible.training.rendezvous import join_again
+from immiscible.training.rendezvous import ranks_on_cpu
 from immiscible.training.sharding import (
     all_finite,
     gathered,
     gathered_state,
     prepare,
-    sharding_accelerator,
     split,
     split_state,
 )
@@ -86,30 +87,6 @@ class TrainingError(ToldError, RuntimeError):
     """The training cannot go on. The message says where it stands and what may help."""
 
 
-def check_device(name: str) -> None:
-    """Checks that a device is there by its name; ``auto`` always is."""
-    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[name]:
-        there = ", ".join(name for name, there in available.items() if there)
-        raise InputError(f"--device must be available here, one of {there}, got {name}.")
-
-
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """The accelerator that a configuration asks for, on one process or as many as the launcher started."""
-    check_device(config.device)
-    join_again(config.device == "cpu")
-    make = sharding_accelerator if config.sharding == "fsdp" else Accelerator
-    accelerator = make(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
-    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("--mixed-precision must be no or bf16 on the CPU, got fp16.")
-    parts = config.accumulation * accelerator.num_processes
-    if config.batch_size % parts:
-        raise InputError(
-            f"--batch-size must be a multiple of accumulation x processes = {parts}, got {config.batch_size}."
-        )
-    return accelerator
-
-
 class Loop:
     """One training run, from its newest good checkpoint to its last step.
 
@@ -134,44 +111,65 @@ class Loop:
         self.step_watch, self.pairing_watch = Stopwatch(self.device), Stopwatch(self.device)
         self.pairing = Pairing(coupling, config.seed, self.pairing_watch, config.coupling_start, config.coupling_stop)
         self.pools = self._pools(coupling)
-        self.step = 0
+        self.step = self.first = 0
         self.loss_sum = torch.zeros((), device=self.device)
         self.loss_count = 0
+        self.signals = ranks_on_cpu()
+        self.opened = False
+        self.metrics: Metrics | None = None
 
-    def run(self, *, verbose: bool = True) -> None:
+    def run(self, *, verbose: bool = True, open_directory: Callable[[], None] = lambda: None) -> None:
         """Trains to the last step.
+
+        Arguments:
+            verbose: Whether to report progress on stderr.
+            open_directory: Called on the main process before the first thing is written. By then a step has been taken
+                and its loss was finite, so a start that fails at once leaves nothing behind.
 
         Raises:
             Interrupted: After a checkpoint, if a signal asked to stop.
             TrainingError: If the loss or the weights are no longer finite. The last good checkpoint is kept.
         """
         self._resume()
+        if self.step:
+            self._draw_missing()
         config, main = self.config, self.accelerator.is_main_process
-        if self.step >= config.steps:
-            return
-        first, start = self.step, time.perf_counter()
+        self.first, start = self.step, time.perf_counter()
         with contextlib.ExitStack() as stack:
             stop = stack.enter_context(StopRequest())
-            metrics = Metrics(config.out, self.step, config.tensorboard) if main else None
-            if metrics:
-                stack.callback(metrics.close)
-            if self.pools is not None:
-                stack.callback(self.pools.close)
+            stack.callback(self._close)
             bar = stack.enter_context(Bar(config.coupling, config.steps, self.step, verbose and main))
             while self.step < config.steps:
                 with self.step_watch:
                     self._train_step()
                 bar.advance()
-                if self._due(config.log_every):
-                    rate = (self.step - first) / (time.perf_counter() - start)
-                    self._log(metrics, rate, bar, verbose)
                 stopped = self._stop_requested(stop)
-                if stopped or self._due(config.checkpoint_every):
+                logs, draws = self._due(config.log_every), self._due(config.sample_every or config.checkpoint_every)
+                saves = bool(stopped) or self._due(config.checkpoint_every)
+                if not self.opened and (logs or saves or draws):
+                    self._open(open_directory)
+                if logs:
+                    self._log((self.step - self.first) / (time.perf_counter() - start), bar, verbose)
+                if saves:
                     self._save()
-                if self._due(config.sample_every or config.checkpoint_every):
+                if draws:
                     self._preview()
                 if stopped:
                     raise Interrupted(stopped, f"stopped at step {self.step}: the same command resumes there.")
+
+    def _open(self, open_directory: Callable[[], None]) -> None:
+        """Makes the directory ready to be written to, once it is known that the training begins well."""
+        self._mean_loss()
+        self.opened = True
+        if self.accelerator.is_main_process:
+            open_directory()
+            self.metrics = Metrics(self.config.out, self.first, self.config.tensorboard)
+
+    def _close(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+        if self.pools is not None:
+            self.pools.close()
 
     def _train_step(self) -> None:
         """One optimiser step on one global batch, of which this process takes its share."""
@@ -231,28 +229,26 @@ class Loop:
         return self.step % every == 0 or self.step == self.config.steps
 
     def _stop_requested(self, stop: StopRequest) -> int:
-        """The signal that any process received, so that all stop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return stop.received
-        received = torch.tensor([stop.received], device=self.device)
-        return int(torch.as_tensor(self.accelerator.gather(received)).max())
+        """The signal that any process received, so that all stop at the same step.
+
+        Processes tell each other on the CPU: to read it from a GPU each step would wait for all that is queued there.
+        """
+        return max(received for (received,) in self.signals.facts([stop.received], torch.device("cpu")))
 
     def _mean_loss(self) -> float:
         """The mean loss since the last logged step, over all processes."""
-        # All go on from the same sum, so that the one that a checkpoint keeps is that of each.
-        self.loss_sum.copy_(torch.as_tensor(self.accelerator.reduce(self.loss_sum, "mean")))
-        mean = self.loss_sum.item() / max(self.loss_count, 1)
+        mean = torch.as_tensor(self.accelerator.reduce(self.loss_sum, "mean")).item() / max(self.loss_count, 1)
         if not math.isfinite(mean):
             raise self._not_finite(f"the loss is {mean}")
         return mean
 
-    def _log(self, metrics: Metrics | None, rate: float, bar: Bar, verbose: bool) -> None:
+    def _log(self, rate: float, bar: Bar, verbose: bool) -> None:
         loss = self._mean_loss()
         self.loss_sum.zero_()
         self.loss_count = 0
-        if metrics is None:
+        if self.metrics is None:
             return
-        metrics.write(
+        self.metrics.write(
             self.step,
             {
                 "loss": loss,
@@ -274,12 +270,25 @@ class Loop:
         weights, main = trained_weights(self._bare_network()), self.accelerator.is_main_process
         if not all_finite(self.accelerator, weights):
             raise self._not_finite("a weight is not finite")
-        loop = {"loss_sum": self.loss_sum.item(), "loss_count": self.loss_count, **self._stream_states()}
+        loop = {**self._loss_state(), **self._scaler_state(), **self._stream_states()}
         model, average = gathered(weights, main), gathered(self.average.weights(), main)
         state = Checkpoint(self.step, model, average, gathered_state(self.optimizer.state_dict(), main), loop)
+        if self.metrics is not None:
+            # No checkpoint is newer than the lines before it, even after a power cut.
+            self.metrics.sync()
         if main:
             save_checkpoint(self.directory, state, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def _loss_state(self) -> dict[str, Any]:
+        """What has been summed since the last logged step, on each rank."""
+        sums = gather_object([self.loss_sum.item()])
+        return {"loss_sum": sum(sums) / len(sums), "loss_sums": sums, "loss_count": self.loss_count}
+
+    def _scaler_state(self) -> dict[str, Any]:
+        """The scale of the loss in fp16, which grows and shrinks along the way."""
+        scaler = self.accelerator.scaler
+        return {} if scaler is None else {"scaler": scaler.state_dict()}
 
     def _next_drawn(self) -> int:
         """The first micro-batch, numbered through all steps, that is drawn after a checkpoint made now."""
@@ -313,7 +322,18 @@ class Loop:
         with self.average.applied():
             images = self.task.preview(self._bare_network())
         if main:
-            write_grid(self.config.out / "samples" / f"step-{self.step}.png", images)
+            write_grid(self._picture(), images)
+
+    def _picture(self) -> Path:
+        return self.config.out / "samples" / f"step-{self.step}.png"
+
+    def _draw_missing(self) -> None:
+        """Draws the samples of the checkpoint that the run goes on from, if it was killed before they were written."""
+        due = self._due(self.config.sample_every or self.config.checkpoint_every)
+        missing = torch.tensor([int(due and not self._picture().exists())], device=self.device)
+        # Of processes that see the disk at different moments, the first one counts.
+        if torch.as_tensor(self.accelerator.gather(missing))[0].item():
+            self._preview()
 
     def _resume(self) -> None:
         """Goes on from the newest checkpoint that is whole, if there is one; names those that are not.
@@ -348,11 +368,17 @@ class Loop:
         load_weights(network, split(checkpoint.model, weights))
         self.average.restore(split(checkpoint.ema, weights), checkpoint.step)
         self.optimizer.load_state_dict(split_state(checkpoint.optimizer, self.optimizer))
-        self.loss_sum.fill_(checkpoint.loop["loss_sum"])
-        self.loss_count = checkpoint.loop["loss_count"]
+        loop = checkpoint.loop
+        self.loss_sum.fill_(
+            loop["loss_sums"][self.accelerator.process_index] if "loss_sums" in loop else loop["loss_sum"]
+        )
+        self.loss_count = loop["loss_count"]
+        # Checkpoints of earlier versions have no scale, and go on from a new one.
+        if self.accelerator.scaler is not None and loop.get("scaler"):
+            self.accelerator.scaler.load_state_dict(loop["scaler"])
         self.step = checkpoint.step
-        if "stream" in checkpoint.loop:
-            self._seek(checkpoint.loop["stream"])
+        if "stream" in loop:
+            self._seek(loop["stream"])
 
     def _bare_network(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.network)

@@ -1,4 +1,4 @@
-"""Joins the process group of a run that its launcher has started again after a failure.
+"""How the processes of a run come together: again after a failure, and to talk without their GPUs.
 
 torchrun keeps the store in which processes leave their addresses, and torch 2.13 reads and writes there without regard
 to the attempt. A process that is started again may find the address that another had before it was killed, and connects
@@ -12,6 +12,8 @@ import os
 import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from immiscible.couplings.ranks import Ranks
 
 
 def join_again(cpu: bool) -> None:
@@ -34,3 +36,14 @@ def join_again(cpu: bool) -> None:
         rank=int(environment["RANK"]),
         world_size=int(environment["WORLD_SIZE"]),
     )
+
+
+def ranks_on_cpu() -> Ranks:
+    """The processes of this run, to tell each other small things without waiting for what is queued on a GPU.
+
+    All processes must call it together.
+    """
+    ranks = Ranks.of()
+    if ranks.size == 1 or ranks.device(torch.device("cpu")).type == "cpu":
+        return ranks
+    return Ranks(dist.new_group(backend="gloo"), ranks.rank, ranks.size)

@@ -22,8 +22,22 @@ BEFORE = {"processes": 1}
 def open_run(config: RunConfig, facts: dict[str, Any]) -> None:
     """Starts a run in its directory, or goes on with the one that is there, see :func:`check_run`."""
     values = check_run(config, facts)
-    if values is not None:
-        write_json(config.out / CONFIG, values)
+    if values is None:
+        return
+    if not _has_checkpoint(config.out):
+        _remove_pictures(config.out)
+    write_json(config.out / CONFIG, values)
+
+
+def _has_checkpoint(out: Path) -> bool:
+    """Whether a run has come as far as a checkpoint, which may be damaged by now."""
+    return any((out / "checkpoints").glob("step-*"))
+
+
+def _remove_pictures(out: Path) -> None:
+    """Removes the samples of a start that led to no checkpoint: the one that follows may not draw the same ones."""
+    for picture in (out / "samples").glob("step-*.png"):
+        picture.unlink()
 
 
 def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -37,7 +51,8 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         What the run's ``config.json`` must become, or None if it is right already.
 
     Raises:
-        InputError: If the directory holds a run with another configuration, or something that is no run.
+        InputError: If the directory holds a run with another configuration, or something that is no run. A run that
+            has no checkpoint yet may change.
     """
     values = {**BEFORE, **facts, **as_json(config)}
     if not (config.out / CONFIG).exists():
@@ -45,6 +60,8 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
             raise InputError(f"--out must be a new directory or a run to resume, got {config.out} with other contents.")
         return values
     saved = {**BEFORE, **_defaults(config), **read_config(config.out)}
+    if not _has_checkpoint(config.out):
+        return None if values == saved else values
     _check_processes(config.out, saved["processes"], values["processes"])
     differing = differing_keys(values, saved)
     longer = differing == ["steps"] and config.steps > saved["steps"]
