@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         coupling,
         describe,
         noise_like,
+        permutation,
     )
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __all__ = [
     "coupling",
     "describe",
     "noise_like",
+    "permutation",
 ]
 
 

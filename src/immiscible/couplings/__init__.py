@@ -6,6 +6,7 @@ from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.hidden import coupled
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.nearest import KNN
+from immiscible.couplings.order import permutation
 from immiscible.couplings.pool import Pool
 from immiscible.couplings.solvers import assign
 from immiscible.couplings.space import CostSpace, InSpace
@@ -26,4 +27,5 @@ __all__ = [
     "coupling",
     "describe",
     "noise_like",
+    "permutation",
 ]

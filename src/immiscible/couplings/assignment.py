@@ -60,7 +60,7 @@ class LinearAssignment:
     group: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.pool not in ("batch", "global"):
+        if not isinstance(self.pool, str) or self.pool not in ("batch", "global"):
             raise InputError(f"`pool` must be batch or global, got {self.pool!r}.")
         if self.group is not None and self.pool != "global":
             raise InputError('`group` is for pool="global", got it with pool="batch".')
@@ -84,10 +84,25 @@ class LinearAssignment:
         With a global pool blocks are drawn from the generator of the first rank, and wrong input of one rank raises on
         all of them.
         """
+        every, order = self._assigned(x, noise, labels, generator)
+        return every.index_select(0, order)
+
+    @eager
+    def order(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The place in the pool of the noise of each datum of this rank, see :func:`immiscible.permutation`."""
+        return self._assigned(x, noise, labels, generator)[1]
+
+    def _assigned(
+        self, x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The noise of the pool, and the place in it that each datum of this rank takes its own from."""
         ranks = self.ranks()
         error = _wrong(x, noise, labels, generator, ranks)
-        if error and ranks.size == 1:
-            raise error
+        if error:
+            # Raises on all ranks. What was handed in may have no device.
+            agree(torch.empty(0, device="cpu"), None, ranks, error)
         with full_float32(x.device):
             counts = agree(x, labels, ranks, error)
             if not sum(counts):
@@ -96,7 +111,7 @@ class LinearAssignment:
             share = Share(x, labels, lambda first, last: [every[first:last]])
             order = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts))).own()
             tell(ranks, sum(counts))
-            return every.index_select(0, order.to(every.device))
+            return every, order.to(every.device)
 
     def _seed(self, generator: torch.Generator | None, ranks: Ranks, total: int) -> int:
         """The seed of blocks and plans, that of the first rank on all. An exact assignment of all draws nothing."""

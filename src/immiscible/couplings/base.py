@@ -8,15 +8,18 @@ that the regression target is made of. The data is never moved, so labels, masks
 from __future__ import annotations
 
 import functools
+import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
+from immiscible.couplings.notes import note_once
 from immiscible.errors import InputError
 
 P = ParamSpec("P")
@@ -26,6 +29,10 @@ R = TypeVar("R")
 PER_BACKEND = hasattr(torch.backends, "fp32_precision")
 BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backends.mkldnn).matmul) if PER_BACKEND else ()
 FULL = frozenset({"none", "ieee", "highest"})
+# Minus the logarithm of a chance that no run is long enough to meet.
+UNLIKELY = 40
+# What is told once: that the noise is not normal.
+ABNORMAL = "abnormal"
 
 
 @runtime_checkable
@@ -115,12 +122,7 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 def check_inputs(x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None) -> None:
     """Checks everything about the inputs that can be told without reading their values."""
     for name, tensor in (("x", x), ("noise", noise)):
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}.")
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"`{name}` must have a real floating dtype, got {tensor.dtype}: convert images with `x.float()` first."
-            )
+        check_plain(tensor, name)
     if x.shape != noise.shape:
         raise InputError(
             f"`x` and `noise` must have the same shape, got {tuple(x.shape)} and {tuple(noise.shape)}: "
@@ -134,6 +136,54 @@ def check_inputs(x: Tensor, noise: Tensor, labels: Tensor | None, generator: tor
         check_labels(labels, len(x))
     if generator is not None:
         check_generator(generator, x.device)
+    for name, tensor in (("x", x), ("noise", noise), ("labels", labels)):
+        if tensor is not None:
+            check_values(tensor, name)
+
+
+def check_plain(tensor: Tensor, name: str) -> None:
+    """Checks that this is a dense tensor of real floating numbers, and says how to make one of what it is."""
+    check_dense(tensor, name)
+    if not tensor.is_floating_point():
+        raise InputError(
+            f"`{name}` must have a real floating dtype, got {tensor.dtype}: convert images with `x.float()` first."
+        )
+    if tensor.dtype.itemsize < 2:
+        raise InputError(f"`{name}` must have a dtype of 16 bits or more, got {tensor.dtype}: use `{name}.float()`.")
+
+
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Checks that this is a tensor of one shape that has all its values in memory."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"`{name}` must be a torch.Tensor, got {type(tensor).__name__}{_remedy(tensor)}.")
+    if tensor.is_nested:
+        raise InputError(
+            f"`{name}` must be a tensor of one shape, got a nested one: couple `{name}.to_padded_tensor(0.0)` and "
+            "noise of its shape, and leave out the padding afterwards."
+        )
+    if tensor.is_quantized or tensor.layout != torch.strided:
+        given, dense = (tensor.dtype, "dequantize") if tensor.is_quantized else (tensor.layout, "to_dense")
+        raise InputError(f"`{name}` must be a dense tensor, got {given}: use `{name}.{dense}()`.")
+
+
+def _remedy(given: Any) -> str:
+    """How to make tensors of what is handed in for one, where there is a way."""
+    if isinstance(given, PackedSequence):
+        return ": couple what `torch.nn.utils.rnn.pad_packed_sequence` makes of it"
+    if isinstance(given, Sequence) and given and all(isinstance(part, Tensor) for part in given):
+        return " of tensors: couple those of each shape by themselves, stacked, or pad all to one shape"
+    return ": use `torch.from_numpy`" if type(given).__module__ == "numpy" else ""
+
+
+def check_values(tensor: Tensor, name: str) -> None:
+    """Checks that there are numbers in it. Fake tensors name a real device, but their memory is on the meta device."""
+    # A wrapper of torch.func has no memory of its own.
+    with suppress(NotImplementedError):
+        if tensor.untyped_storage().device.type == "meta":
+            raise InputError(
+                f"`{name}` must hold values, since couplings read them, got a tensor of the meta device or of a fake "
+                "mode: call couplings on real data."
+            )
 
 
 def check_labels(labels: Tensor, batch: int) -> None:
@@ -141,12 +191,19 @@ def check_labels(labels: Tensor, batch: int) -> None:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         given = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(f"`labels` must be an integer tensor, got {given}: use `labels.long()`.")
+    if labels.is_nested or labels.is_quantized or labels.layout != torch.strided:
+        raise InputError(f"`labels` must be a dense integer tensor, got {labels.layout} of {labels.dtype}.")
     if labels.shape != (batch,):
         raise InputError(f"`labels` must have shape ({batch},), one per datum, got {tuple(labels.shape)}.")
 
 
 def check_generator(generator: torch.Generator, device: torch.device) -> None:
     """Checks that the generator lives where the data does."""
+    if not isinstance(getattr(generator, "device", None), torch.device):
+        raise InputError(
+            f"`generator` must be a torch.Generator, got {type(generator).__name__}: make it with "
+            "`torch.Generator().manual_seed(0)`."
+        )
     same_index = None in (generator.device.index, device.index) or generator.device.index == device.index
     if generator.device.type != device.type or not same_index:
         raise InputError(
@@ -175,6 +232,35 @@ def _row_norms(tensor: Tensor) -> Tensor:
         # torch accumulates in a wider dtype on request, but refuses a narrower one.
         return torch.linalg.vector_norm(tensor, dim=row_dims(tensor)).to(torch.float32)
     return torch.linalg.vector_norm(tensor, dim=row_dims(tensor), dtype=torch.float32)
+
+
+def note_unless_normal(norms: Tensor, dims: int, what: str) -> None:
+    """Warns once in the log if noise cannot be standard normal, by its mean square.
+
+    Arguments:
+        norms: The norms of the noise, with shape (B,).
+        dims: The dimension of one noise.
+        what: What needs it to be.
+    """
+    count = len(norms) * dims
+    total = norms.square().sum().item()
+    least, most = normal_bounds(count)
+    if math.isfinite(total) and not least <= total <= most:
+        message = (
+            f"{what} is for standard normal noise, whose E|n|^2/D is 1, got noise with {total / count:.3g}: hand in "
+            "what torch.randn draws, before it is scaled or changed; between two data sets take LinearAssignment."
+        )
+        note_once(ABNORMAL, logging.WARNING, message)
+
+
+def normal_bounds(count: int) -> tuple[float, float]:
+    r"""Between what the sum of so many squared normals lies, but for a chance of 1e-17.
+
+    It is :math:`\chi^2_N`, and outside of :math:`[N - 2\sqrt{Nt},\; N + 2\sqrt{Nt} + 2t]` with probability
+    :math:`2 e^{-t}` at most (Laurent and Massart, 2000).
+    """
+    margin = 2 * math.sqrt(count * UNLIKELY)
+    return count - margin, count + margin + 2 * UNLIKELY
 
 
 def check_finite(tensor: Tensor, norms: Tensor, name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, check_generator
+from immiscible.couplings.base import Coupling, check_generator, check_plain
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.spelling import coupling as parse
 from immiscible.errors import InputError
@@ -80,10 +80,11 @@ def noise_like(
     Example:
         >>> noise = noise_like(torch.randn(4, 3, 8, 8), "knn:8")
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_quantized):
         raise InputError(
             f"`x` must be a floating tensor, got {getattr(x, 'dtype', type(x).__name__)}: use `x.float()`."
         )
+    check_plain(x, "x")
     if generator is not None:
         check_generator(generator, x.device)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from immiscible.couplings.base import full_float32, rows
 from immiscible.couplings.ladder import Method, chosen
 from immiscible.couplings.parallel import each
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.ranks import Ranks, tell_single
 from immiscible.couplings.slabs import BLOCK, SAMPLE, leading_components, slabs
 from immiscible.couplings.solvers import SOLVERS
 from immiscible.errors import InputError
@@ -127,6 +127,7 @@ def begin(
     total = sum(counts)
     labels = None if share.labels is None else ranks.concatenate(share.labels.long(), counts).cpu()
     groups = _groups(total, labels, None)
+    tell_single(ranks, max(map(len, groups)))
     method = chosen(method, max(map(len, groups)), rows(share.x).shape[1], share.x.device)
     with full_float32(share.x.device):
         if method.solver == "slabs":

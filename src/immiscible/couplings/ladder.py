@@ -43,12 +43,13 @@ class Method:
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        if self.solver not in NAMES:
+        if not isinstance(self.solver, str) or self.solver not in NAMES:
             raise InputError(f"`solver` must be one of {', '.join(NAMES)}, got {self.solver!r}.")
         whole = isinstance(self.block, int) and not isinstance(self.block, bool)
         if self.block is not None and not (whole and self.block >= 2):
             raise InputError(f"`block` must be None or a whole number of at least 2, got {self.block!r}.")
-        if self.budget is not None and not (isinstance(self.budget, int | float) and self.budget > 0):
+        number = isinstance(self.budget, int | float) and not isinstance(self.budget, bool)
+        if self.budget is not None and not (number and self.budget > 0):
             raise InputError(f"`budget` must be None or a positive number of seconds, got {self.budget!r}.")
         if self.budget is not None and self.solver != "auto":
             raise InputError(f'`budget` is for solver="auto", got it with {self.solver!r}.')

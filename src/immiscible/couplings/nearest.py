@@ -31,7 +31,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import check_inputs, eager, finite_norms, full_float32, per_row, row_dims, rows
+from immiscible.couplings.base import (
+    check_inputs,
+    eager,
+    finite_norms,
+    full_float32,
+    note_unless_normal,
+    per_row,
+    row_dims,
+    rows,
+)
 from immiscible.couplings.nearest_of_many import nearest_of_many
 from immiscible.errors import InputError
 
@@ -82,7 +91,7 @@ class KNN:
             raise InputError(f"`k` must be a finite number of at least 1, got {self.k!r}.")
         if self.k > MOST:
             raise InputError(f"`k` must be at most 1e15, got {self.k:g}: float64 does not tell larger ones apart.")
-        if self.score not in ("l2", "dot"):
+        if not isinstance(self.score, str) or self.score not in ("l2", "dot"):
             raise InputError(f"`score` must be one of 'l2', 'dot', got {self.score!r}.")
         if self.score == "l2" and self.k != int(self.k):
             raise InputError(f"`k` must be whole for score 'l2', got {self.k!r}: only 'dot' takes a real `k`.")
@@ -97,6 +106,7 @@ class KNN:
             length, noise_length = finite_norms(x, noise)
             if self.k == 1:
                 return noise.detach()
+            note_unless_normal(noise_length, noise.numel() // len(noise), str(self))
             if noise.ndim == 1:
                 return self._couple(x[:, None], noise[:, None], length, noise_length, generator)[:, 0]
             return self._couple(x, noise, length, noise_length, generator)

@@ -19,8 +19,8 @@ from torch import Tensor
 from immiscible.couplings.notes import leave_unnoted, note_once
 from immiscible.errors import InputError
 
-# What is told once: that ranks share a pool, and that they do not.
-GLOBAL, ALONE = "global", "alone"
+# What is told once: that ranks share a pool, that they do not, and that there is nothing to pair.
+GLOBAL, ALONE, SINGLE = "global", "alone", "single"
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,24 @@ def _tell_alone(count: int) -> None:
         note_once(ALONE, logging.WARNING, message)
 
 
+def tell_single(ranks: Ranks, largest: int) -> None:
+    """Warns once in the log if the first pool holds no two data that can change their noises.
+
+    Arguments:
+        ranks: Who shares the pool.
+        largest: The number of data in the largest class of the pool.
+    """
+    if largest > 1:
+        # The last batch of a pass may be small without being a mistake.
+        leave_unnoted(SINGLE)
+    elif ranks.rank == 0:
+        message = (
+            "an assignment of one datum, or of one datum in each class, leaves all noise as it is drawn: pair more at "
+            "once with immiscible.Pool, or take KNN(k=4), which needs no batch."
+        )
+        note_once(SINGLE, logging.WARNING, message)
+
+
 def leave_untold() -> None:
     """Leaves all this unsaid, for callers that say themselves how they pool."""
-    leave_unnoted(GLOBAL, ALONE)
+    leave_unnoted(GLOBAL, ALONE, SINGLE)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import full_float32
+from immiscible.couplings.base import check_dense, check_values, full_float32
 from immiscible.errors import InputError
 
 # The entropic temperature of the warm start, in standard deviations of the doubly centred cost, and its iterations.
@@ -62,6 +62,10 @@ def assign(cost: Tensor) -> Tensor:
         >>> assign(torch.tensor([[4.0, 1.0], [1.0, 4.0]]))
         tensor([1, 0])
     """
+    check_dense(cost, "cost")
+    check_values(cost, "cost")
+    if cost.is_complex():
+        raise InputError(f"`cost` must have real values, got {cost.dtype}: use `cost.real`.")
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise InputError(f"`cost` must be square, got shape {tuple(cost.shape)}.")
     if not cost.float().isfinite().all():

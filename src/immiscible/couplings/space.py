@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, check_inputs, eager, full_float32
+from immiscible.couplings.base import Coupling, check_inputs, eager, full_float32, note_unless_normal
 from immiscible.errors import InputError
 
 
@@ -148,6 +148,7 @@ class InSpace:
             return self.coupling(space.ranked(x), noise, labels=labels, generator=generator)
         with full_float32(x.device):
             data, coarse = space.ranked(x.float()), space.coarse(noise.float())
+            note_unless_normal(torch.linalg.vector_norm(coarse, dim=1), coarse.shape[1], "a coarse space")
             return space.replaced(noise, self.coupling(data, coarse, labels=labels, generator=generator))
 
     def __str__(self) -> str:
