@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -121,6 +122,51 @@ def test_a_damaged_cache_is_told(folder: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(InputError, match=r"the cache .* must be whole, got: .*: delete it"):
         load(str(folder))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("part", [2**26, 64])
+def test_a_byte_that_changed_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(cache, "PART", part)
+    load(str(folder))
+    (file,) = cached(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"images that have changed since they were written, in 1 of \d+ parts"):
+        load(str(folder))
+
+
+@pytest.mark.usefixtures("small")
+def test_facts_that_changed_are_told(folder: Path, tmp_path: Path) -> None:
+    load(str(folder))
+    (file,) = (tmp_path / "cache/images").glob("*/facts.json")
+    file.write_text(file.read_text().replace('"class0"', '"class9"'))
+    with pytest.raises(InputError, match=r"a facts\.json that has changed since it was written: delete it"):
+        load(str(folder))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cache_written_before_parts_had_checksums_is_known_by_its_fingerprint(folder: Path, tmp_path: Path) -> None:
+    before = load(str(folder))
+    (facts,) = (tmp_path / "cache/images").glob("*/facts.json")
+    old = json.loads(facts.read_text())
+    for key in ("seal", "parts", "notes"):
+        del old[key]
+    facts.write_text(json.dumps(old))
+    assert load(str(folder)).fingerprint() == before.fingerprint()
+    (file,) = cached(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(InputError, match="images that have changed"):
+        load(str(folder))
+
+
+@pytest.mark.usefixtures("small")
+def test_what_was_passed_over_is_known_of_a_cache_too(folder: Path) -> None:
+    (folder / "class1/4.png").write_bytes(b"no picture")
+    (folder / "class1/x.heic").touch()
+    first, second = (load(str(folder), skip_corrupt=True) for _ in range(2))
+    assert first.skipped == second.skipped == {".heic files": 1, "images that cannot be read": 1}
 
 
 def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:

@@ -166,8 +166,8 @@ def test_damaged_images_are_named(tmp_path: Path, image_size: int | None, name: 
 
 
 def test_other_formats_under_a_wrong_name_are_refused(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png", format="GIF")
-    with pytest.raises(InputError, match=r"1 of 1 images cannot be read: a\.png \(no PNG or JPEG image\)"):
+    picture().save(tmp_path / "a.png", format="PCX")
+    with pytest.raises(InputError, match=r"1 of 1 images cannot be read: a\.png \(no picture of a kind"):
         load(str(tmp_path))
 
 

@@ -1,12 +1,17 @@
 """Images too large for memory: decoded once into a file that is mapped into memory from then on.
 
 The file lies under ``$IMMISCIBLE_CACHE``, or else ``~/.cache/immiscible``, in ``images/<key>``. The key is made of the
-names, sizes and times of the sources, so a folder that changed is decoded anew. One process builds while others wait;
+names, sizes and times of the sources, so a folder that changed is decoded again. One process builds while others wait;
 what a killed one leaves behind is never taken for the whole.
+
+Whoever opens a cache reads all of it once and compares it with the checksums of its parts, so that a byte which changed
+on the disk is not trained on. That costs about a second per GiB on one core, is shared by the cores, and brings the
+images into memory, where they are needed next.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,9 +19,10 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +31,12 @@ import torch
 from torch import Tensor
 
 from immiscible.data.images import Images
-from immiscible.errors import InputError
+from immiscible.errors import InputError, one_line
 
 # Images that take more bytes than these are not held in memory.
 LARGE = 2**30
+# Bytes of the images that share a checksum.
+PART = 2**26
 # Linux' MAP_NORESERVE, which Python has a name for from 3.13 on. Other systems map such files without it.
 NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
@@ -37,11 +45,16 @@ Fill = Callable[[Tensor], Iterator[int]]
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of images apart from their pixels, see :class:`~immiscible.data.images.Images`."""
+    """What is known of images apart from their pixels, see :class:`~immiscible.data.images.Images`.
+
+    Attributes:
+        notes: How many were read in part only, by the reason.
+    """
 
     labels: Tensor | None
     class_names: tuple[str, ...]
     captions: tuple[str, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 Describe = Callable[[list[int]], Description]
@@ -65,7 +78,7 @@ def find(key: str) -> Images | None:
     """The images of a key, mapped into memory, if they are there.
 
     Raises:
-        InputError: If they are there and damaged.
+        InputError: If they are there and damaged, or have changed.
     """
     folder = root() / key
     if not os.path.isdir(folder):
@@ -74,10 +87,25 @@ def find(key: str) -> Images | None:
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         pixels = _mapped(folder / "pixels.npy", facts["count"])
         labels = torch.tensor(facts["labels"]) if facts["labels"] is not None else None
-        captions = tuple(facts.get("captions", ()))
-        return Images(facts["name"], pixels, labels, tuple(facts["class_names"]), captions, facts["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the cache `{folder}` must be whole, got: {error}: delete it, to decode again.") from error
+        captions, notes = tuple(facts.get("captions", ())), facts.get("notes", {})
+        images = Images(
+            facts["name"], pixels, labels, tuple(facts["class_names"]), captions, facts["fingerprint"], notes
+        )
+        _check_sums(images, facts)
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise InputError(
+            f"the cache `{folder}` must be whole, got: {one_line(error)}: delete it, to decode again."
+        ) from error
+    return images
 
 
 def build(key: str, name: str, shape: Sequence[int], fill: Fill, describe: Describe) -> Images:
@@ -135,15 +163,53 @@ def _decode(path: Path, name: str, shape: Sequence[int], fill: Fill, describe: D
     indices = list(track(rows, f"decoding {name}", total=shape[0], console=console, disable=not console.is_terminal))
     array.flush()
     found = describe(indices)
-    images = Images(name, torch.from_numpy(array)[: len(indices)], found.labels, found.class_names, found.captions)
-    return {
+    pixels = torch.from_numpy(array)[: len(indices)]
+    images = Images(name, pixels, found.labels, found.class_names, found.captions)
+    facts = {
         "name": name,
         "count": len(indices),
         "labels": None if found.labels is None else found.labels.tolist(),
         "class_names": list(found.class_names),
         "captions": list(found.captions),
+        "notes": dict(found.notes),
         "fingerprint": images.fingerprint(),
+        "parts": _sums(pixels),
     }
+    return {**facts, "seal": _seal(facts)}
+
+
+def _check_sums(images: Images, facts: dict[str, Any]) -> None:
+    """Checks that images and facts are what was written.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if "seal" not in facts:
+        # Written before parts had checksums: the fingerprint is one of everything.
+        if dataclasses.replace(images, digest="").fingerprint() != facts["fingerprint"]:
+            raise ValueError("images that have changed since they were written")
+        return
+    if _seal({name: value for name, value in facts.items() if name != "seal"}) != facts["seal"]:
+        raise ValueError("a facts.json that has changed since it was written")
+    changed = [n for n, (was, now) in enumerate(zip(facts["parts"], _sums(images.pixels), strict=True)) if was != now]
+    if changed:
+        raise ValueError(
+            f"images that have changed since they were written, in {len(changed)} of {len(facts['parts'])} parts"
+        )
+
+
+def _sums(pixels: Tensor) -> list[str]:
+    """The checksums of the parts of images."""
+    flat = pixels.contiguous().view(-1).numpy()
+    parts = [flat[first : first + PART] for first in range(0, len(flat), PART)]
+    # Hashing lets go of the interpreter.
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda part: hashlib.sha256(part.data).hexdigest(), parts))
+
+
+def _seal(facts: dict[str, Any]) -> str:
+    """The checksum of everything but the pixels."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _reserve(path: Path) -> None:

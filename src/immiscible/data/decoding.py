@@ -1,7 +1,11 @@
-"""Decodes many PNG and JPEG images into one array, and reckons with those that cannot be read.
+"""Decodes many pictures into one array, and reckons with those that cannot be read.
 
-*Colour*: grey files give one channel, colour and palette files three. Transparent pixels are laid over black. Images
-with more than 8 bits per channel of grey are refused. JPEG photographs are turned upright as their EXIF data says.
+*Formats*: PNG, JPEG, WebP, AVIF (where Pillow has it), TIFF, BMP, GIF and PNM, whatever the ending of their names says.
+Of pictures with several frames the first is taken; they are counted.
+
+*Colour*: grey files give one channel, colour and palette files three. Transparent pixels are laid over black. Pictures
+with more than 8 bits per channel are refused, since rounding could leave nothing of them. All formats are turned
+upright as their EXIF data says.
 
 *Size*: all images must have one size and be all grey or all in colour. With an image size they are made so: cropped and
 resized, and in colour if any of them is.
@@ -16,21 +20,30 @@ import io
 import struct
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from immiscible.data import png
 from immiscible.data.resize import central_square
-from immiscible.errors import InputError, shown
+from immiscible.errors import InputError, one_line, shown
 
 GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I", "F")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
+# Part of the keys of caches. To be changed when the same file is to give other pixels.
+RULES = "pictures of all formats upright"
+# A second picture in a photograph is its preview.
+SINGLE = ("JPEG", "MPO")
+ANIMATED = "pictures with several frames, of which the first is taken"
 # EXIF orientations that swap height and width.
 SIDEWAYS = (5, 6, 7, 8)
 # What Pillow raises for damaged files of these formats.
@@ -65,11 +78,19 @@ class Corrupt(Exception):
 
 @dataclass
 class Damages:
-    """How many images could not be read, and the first of them by name, each with the reason."""
+    """How many images could not be read, and the first of them by name, each with the reason.
+
+    Attributes:
+        skip: Whether they are to be left out.
+        count: How many there are.
+        named: The first of them.
+        notes: How many images were read in part only, by the reason.
+    """
 
     skip: bool
     count: int = 0
     named: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def noted(self, name: str) -> Iterator[None]:
@@ -110,7 +131,7 @@ def common_shape(images: Encoded, image_size: int | None, damages: Damages) -> t
     headers: dict[int, tuple[int, tuple[int, int]]] = {}
     for index, name in enumerate(images.names):
         with damages.noted(name):
-            headers[index] = _header(images.content(index), name)
+            headers[index] = _header(images.content(index), name, image_size is None, damages.notes)
     if not headers:
         damages.settle(images.where, len(images))
     first = next(iter(headers.values()))
@@ -136,7 +157,10 @@ def fill(
     row = 0
     for index in wanted:
         with damages.noted(images.names[index]):
-            out[row] = _decode(images.content(index), out.shape[1], image_size)
+            pixels = _decode(images.content(index), out.shape[1], image_size)
+            if pixels.shape != out.shape[1:]:
+                raise Corrupt(f"{_told_shape(pixels.shape)} where its header says {_told_shape(out.shape[1:])}")
+            out[row] = pixels
             row += 1
             yield index
 
@@ -151,7 +175,7 @@ def decode_like(shape: Sequence[int], content: Content, name: str, where: str, i
         InputError: If it is in colour among grey ones, or of another size and no image size is given.
     """
     with _opened(content) as opened:
-        channels, size = _header_of(opened, name)
+        channels, size = _header_of(opened, name, image_size is None)
         if channels > shape[0] or (image_size is None and size != tuple(shape[1:])):
             raise InputError(
                 f"`{where}` must hold images like its first, {_told(shape[0], (shape[1], shape[2]))}, got "
@@ -164,20 +188,46 @@ def _told(channels: int, size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]} {'grey' if channels == 1 else 'colour'}"
 
 
-def _header(content: Content, name: str) -> tuple[int, tuple[int, int]]:
-    """The number of channels, and the height and width."""
+def _told_shape(shape: Sequence[int]) -> str:
+    return _told(shape[0], (shape[1], shape[2]))
+
+
+def _header(content: Content, name: str, sized: bool, notes: Counter[str]) -> tuple[int, tuple[int, int]]:
+    """The number of channels, and the height and width, which count where images are not resized."""
     with _opened(content) as image:
-        return _header_of(image, name)
+        if image.format not in SINGLE and getattr(image, "is_animated", False):
+            notes[ANIMATED] += 1
+        return _header_of(image, name, sized)
 
 
-def _header_of(image: Image.Image, name: str) -> tuple[int, tuple[int, int]]:
+def _header_of(image: Image.Image, name: str, sized: bool) -> tuple[int, tuple[int, int]]:
     """The same of an image that is open."""
-    if image.mode.startswith(DEEP_MODES):
-        raise InputError(f"`{name}` must have 8 bits per channel, got more (mode {image.mode}): convert it.")
+    if image.mode.startswith(DEEP_MODES) or _is_deep(image):
+        raise InputError(
+            f"`{name}` must have 8 bits per channel, got more (mode {image.mode}): convert it, so that its values fill "
+            "0 to 255."
+        )
+    if sized and image.width != image.height and image.format == "TIFF":
+        # Pillow turns these itself, when it reads them.
+        image.load()
     width, height = image.size
-    if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+    if sized and width != height and _orientation(image) in SIDEWAYS:
         width, height = height, width
     return 1 if image.mode in GREY_MODES else 3, (height, width)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether Pillow cuts 16 bits per channel to 8."""
+    # What a decoder unpacks is the first of its arguments, or the only one.
+    told = [tile[3] for tile in getattr(image, "tile", ())]
+    return any(";16" in str(arguments) for arguments in told)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, without decoding an image that has none."""
+    if image.format == "PNG" and not image.info.keys() & {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}:
+        return None
+    return image.getexif().get(ExifTags.Base.Orientation)
 
 
 def _decode(content: Content, channels: int, image_size: int | None) -> Tensor:
@@ -188,7 +238,8 @@ def _decode(content: Content, channels: int, image_size: int | None) -> Tensor:
 
 def _pixels(opened: Image.Image, channels: int, image_size: int | None) -> Tensor:
     """The same of an image that is open."""
-    image = ImageOps.exif_transpose(opened) if opened.format == "JPEG" else opened
+    opened.load()
+    image = ImageOps.exif_transpose(opened)
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, "black")
         image = Image.alpha_composite(black, image.convert("RGBA"))
@@ -202,11 +253,19 @@ def _pixels(opened: Image.Image, channels: int, image_size: int | None) -> Tenso
 def _opened(content: Content) -> Iterator[Image.Image]:
     """Opens an image; whatever is wrong with it, also later while it is used, makes it a corrupt one."""
     try:
-        with Image.open(content, formats=("PNG", "JPEG")) as image:
-            yield image
-    except InputError:
+        with _file(content) as file:
+            if not file.read(1):
+                raise Corrupt("an empty file")
+            file.seek(0)
+            with Image.open(png.readable(file), formats=FORMATS) as image:
+                yield image
+    except (InputError, Corrupt):
         raise
     except Image.UnidentifiedImageError as error:
-        raise Corrupt("no PNG or JPEG image") from error
+        raise Corrupt("no picture of a kind that is read here") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *DAMAGE) as error:
-        raise Corrupt(" ".join(str(error).split()).rstrip(".") or type(error).__name__) from error
+        raise Corrupt(one_line(error)) from error
+
+
+def _file(content: Content) -> IO[bytes]:
+    return content.open("rb") if isinstance(content, Path) else content

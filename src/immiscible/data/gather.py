@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,28 +19,35 @@ from immiscible.data.images import Images, number_classes
 Numbered = tuple[Tensor, tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is known of images apart from their pixels.
+
+    Attributes:
+        classes: The class of each, or none.
+        captions: A text for each, or none at all.
+        skipped: How many things of the source were passed over, by the reason.
+        number: Gives labels and names of classes.
+    """
+
+    classes: Sequence[str] | np.ndarray | None = None
+    captions: Sequence[str] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    number: Callable[[np.ndarray], Numbered] = number_classes
+
+
 def gather(
-    encoded: Encoded,
-    classes: Sequence[str] | np.ndarray | None,
-    name: str,
-    *,
-    image_size: int | None,
-    skip_corrupt: bool,
-    key: str,
-    captions: Sequence[str] = (),
-    number: Callable[[np.ndarray], Numbered] = number_classes,
+    encoded: Encoded, beside: Beside, name: str, *, image_size: int | None, skip_corrupt: bool, key: str
 ) -> Images:
     """Decodes images, or opens the cache that holds them decoded.
 
     Arguments:
         encoded: The images.
-        classes: The class of each, or none.
+        beside: What else is known of them.
         name: The name of the data.
         image_size: Crops and resizes every image to a square with this side.
         skip_corrupt: Whether to leave out images that cannot be read.
         key: The key of the cache.
-        captions: A text for each, or none at all.
-        number: Gives labels and names of classes.
 
     Raises:
         InputError: If images cannot be read, or are unlike each other.
@@ -47,20 +55,29 @@ def gather(
     if (found := cache.find(key)) is not None:
         if missing := len(encoded) - len(found):
             tell_left_out(f"`{encoded.where}`: {missing} of {len(encoded)} images cannot be read")
-        return dataclasses.replace(found, name=name)
+        return dataclasses.replace(found, name=name, skipped=_all_skipped(beside, missing, found.skipped))
     damages = Damages(skip_corrupt)
     shape, wanted = common_shape(encoded, image_size, damages)
-    every = None if classes is None else np.asarray(classes)
+    every = None if beside.classes is None else np.asarray(beside.classes)
 
     def describe(indices: list[int]) -> cache.Description:
         damages.settle(encoded.where, len(encoded))
-        labels, class_names = (None, ()) if every is None else number(every[indices])
-        return cache.Description(labels, class_names, tuple(captions[index] for index in indices) if captions else ())
+        labels, class_names = (None, ()) if every is None else beside.number(every[indices])
+        captions = tuple(beside.captions[index] for index in indices) if beside.captions else ()
+        return cache.Description(labels, class_names, captions, dict(damages.notes))
 
     decode = functools.partial(fill, encoded, wanted, image_size=image_size, damages=damages)
     if len(wanted) * math.prod(shape) > cache.LARGE:
-        return cache.build(key, name, (len(wanted), *shape), decode, describe)
+        found = cache.build(key, name, (len(wanted), *shape), decode, describe)
+        return dataclasses.replace(found, skipped=_all_skipped(beside, len(encoded) - len(found), found.skipped))
     pixels = torch.empty(len(wanted), *shape, dtype=torch.uint8)
     indices = list(decode(pixels))
-    found = describe(indices)
-    return Images(name, pixels[: len(indices)], found.labels, found.class_names, found.captions)
+    told = describe(indices)
+    skipped = _all_skipped(beside, len(encoded) - len(indices), told.notes)
+    return Images(name, pixels[: len(indices)], told.labels, told.class_names, told.captions, skipped=skipped)
+
+
+def _all_skipped(beside: Beside, unreadable: int, notes: Mapping[str, int]) -> dict[str, int]:
+    """What was passed over on the way to the images, and in them."""
+    left_out = {"images that cannot be read": unreadable} if unreadable else {}
+    return {**beside.skipped, **left_out, **notes}

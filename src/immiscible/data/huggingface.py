@@ -18,17 +18,16 @@ import numpy as np
 import torch
 
 from immiscible.data import cache
-from immiscible.data.captions import check_captions
-from immiscible.data.decoding import Content, Corrupt, Encoded
-from immiscible.data.gather import Numbered, gather
+from immiscible.data.captions import COLUMNS, check_captions
+from immiscible.data.decoding import RULES, Content, Corrupt, Encoded
+from immiscible.data.gather import Beside, Numbered, gather
 from immiscible.data.hub import unreachable
 from immiscible.data.images import Images, number_classes
 from immiscible.errors import InputError, one_line
 
 PREFIX = "hf:"
-# The second of each is what webdataset calls them.
+# The second is what webdataset calls them.
 LABELS = ("label", "cls")
-CAPTIONS = ("text", "caption", "txt")
 
 
 def read(
@@ -60,7 +59,7 @@ def read(
     undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
     encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
     values = _labels(table, spec, labels) if labels else None
-    key = cache.key_of([spec, table._fingerprint, images, labels, captions, f"{image_size} {skip_corrupt}"])
+    key = cache.key_of([RULES, spec, table._fingerprint, images, labels, captions, f"{image_size} {skip_corrupt}"])
 
     def number(chosen: np.ndarray) -> Numbered:
         feature = table.features[labels]
@@ -73,13 +72,11 @@ def read(
     title = Path(name.partition("@")[0]).name
     return gather(
         encoded,
-        values,
+        Beside(values, _captions(table, spec, captions) if captions else (), number=number),
         title,
         image_size=image_size,
         skip_corrupt=skip_corrupt,
         key=key,
-        captions=_captions(table, spec, captions) if captions else (),
-        number=number,
     )
 
 
@@ -161,14 +158,12 @@ def caption_column_of(table: Any, asked: str) -> str:
         if asked not in table.column_names:
             raise InputError(f"--caption-column must be one of {', '.join(table.column_names)}, got {asked}.")
         return asked
-    return next((name for name in CAPTIONS if getattr(table.features.get(name), "dtype", "") == "string"), "")
+    return next((name for name in COLUMNS if getattr(table.features.get(name), "dtype", "") == "string"), "")
 
 
 def _captions(table: Any, spec: str, column: str) -> list[str]:
     values = list(table[column][:])
-    # Some datasets have several captions for each image, of which the first is taken.
-    values = [value[0] if isinstance(value, list) and value else value for value in values]
-    return check_captions(spec, {f"row {row}": value for row, value in enumerate(values)})
+    return check_captions(spec, [f"row {row}" for row in range(len(values))], values)
 
 
 def _content(value: dict[str, Any] | None) -> Content:

@@ -48,14 +48,16 @@ def load(
         spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``emoji`` (with their names as captions),
             ``fashion-mnist``, ``cifar10``, ``hf:`` and the name or folder of a Hugging Face dataset, ``stream:`` and
             either a pattern of tar archives or ``hf:`` and the like, or the path of a ``.npy`` or ``.npz`` file, an IDX
-            file, the archive or folder of CIFAR-10, a folder of IDX files, or one of PNG or JPEG images; see the
+            file, the archive or folder of CIFAR-10, a folder of IDX files, or one of pictures; see the
             modules of their names. A folder that is itself called ``digits`` is spelled ``./digits``.
         image_size: Crops the largest square from the middle and resizes it to this many pixels a side, with
             antialiasing. Without it images keep their size, which must then be the same for all.
-        split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts. Other kinds have no parts.
+        split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts, or a folder its sub-folders where
+            all are named as parts of data are. Other kinds have no parts.
         image_column: The column of the images of a Hugging Face dataset, where it has several.
         label_column: The column of its labels, where it has several.
-        caption_column: The column of its captions, where it is not called text or caption.
+        caption_column: The column of its captions, or of those in a folder's metadata file, where it is not called text
+            or caption.
         skip_corrupt: Whether to leave out images that cannot be read, in folders, Hugging Face datasets and streams.
         class_count: The number of classes of a stream whose labels are integers from 0.
 
@@ -90,7 +92,7 @@ def _in_parts(spec: str, options: Options) -> Images | None:
         asked = dataclasses.asdict(options)
         del asked["class_count"]
         return huggingface.read(spec, **asked)
-    if options.image_column or options.label_column or options.caption_column:
+    if options.image_column or options.label_column or (options.caption_column and not _is_plain_folder(spec)):
         raise InputError(
             "--image-column, --label-column and --caption-column are for Hugging Face datasets and streams, got them "
             f"with {spec}."
@@ -110,8 +112,8 @@ def _in_parts(spec: str, options: Options) -> Images | None:
 
 
 def _whole(spec: str, options: Options) -> Images:
-    """Reads data that has no parts."""
-    if options.split != "train":
+    """Reads data that has no parts, and folders, which may have them."""
+    if options.split != "train" and not _is_plain_folder(spec):
         raise InputError(f"--split is for data that comes in parts, got {options.split} with {spec}.")
     path = Path(os.path.expanduser(spec))
     if spec == DIGITS:
@@ -125,7 +127,7 @@ def _whole(spec: str, options: Options) -> Images:
     if spec and os.path.isdir(path):
         from immiscible.data import folder
 
-        return folder.read(path, options.image_size, options.skip_corrupt)
+        return folder.read(path, options.image_size, options.skip_corrupt, options.split, options.caption_column)
     if os.path.isfile(path) and path.suffix.lower() in (".npy", ".npz"):
         from immiscible.data import arrays
 
@@ -137,3 +139,8 @@ def _whole(spec: str, options: Options) -> Images:
             return idx.read_file(path)
     problem = "which is none of these" if os.path.exists(path) and spec else "but there is no such path"
     raise InputError(f"data must be {ALLOWED}, got `{spec}`, {problem}.")
+
+
+def _is_plain_folder(spec: str) -> bool:
+    """Whether a path is that of a folder whose files are looked through."""
+    return bool(spec) and spec not in (DIGITS, EMOJI) and os.path.isdir(os.path.expanduser(spec))

@@ -118,7 +118,9 @@ class Stream:
     def gather(self, pixels: list[Tensor], examples: list[Example]) -> Images:
         """Decoded images with what else is known of each."""
         labels = torch.tensor([self._label(one) for one in examples]) if self.class_names else None
-        captions = _captions(self.spec, examples) if self.columns.caption else ()
+        captions: list[str] = []
+        if self.columns.caption:
+            captions = check_captions(self.spec, [one.name for one in examples], [one.caption for one in examples])
         return Images(self.spec, torch.stack(pixels), labels, self.class_names, tuple(captions))
 
     def _label(self, example: Example) -> int:
@@ -340,17 +342,6 @@ def _value(row: dict[str, Any], column: str) -> Any:
         return row.get(column)
     root, _, name = column.partition(".")
     return (row.get(root) or {}).get(name)
-
-
-def _captions(where: str, examples: list[Example]) -> list[str]:
-    found = []
-    for example in examples:
-        value = example.caption
-        # Some datasets have several captions for each image, of which the first is taken.
-        value = value[0] if isinstance(value, list) and value else value
-        # Names of images may come twice, so they cannot be keys.
-        found += check_captions(where, {example.name: value})
-    return found
 
 
 @contextmanager
