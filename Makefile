@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format types docs bench clean
+.PHONY: help demo test slow lint format types docs bench dist publish clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,16 @@ docs: $(VENV)/.dev ## Builds the documentation into docs/_build/html; every warn
 
 bench: $(VENV)/.dev ## Runs every benchmark, on an otherwise idle machine.
 	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
+
+# The wheel is built from the sdist, in an environment of its own that has what pyproject.toml asks for.
+dist: $(VENV)/.dev ## Builds the sdist and the wheel into dist/, checks both, and tries them in a fresh environment.
+	rm -rf dist
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/check_dist.py dist -- --constraint constraints.txt $(PIP_FLAGS)
+
+publish: dist ## Uploads what `make dist` built and checked to the package index; for maintainers.
+	$(BIN)/python -m twine upload dist/*
 
 clean: ## Removes what the other targets made, apart from runs and reports.
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

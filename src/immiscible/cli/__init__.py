@@ -135,9 +135,9 @@ def dispatch(words: list[str]) -> int:
         print(overview(COMMANDS))
         return 0
     if words[0] == "--version":
-        from importlib.metadata import version
+        from immiscible.cli.version import version
 
-        print(f"immiscible {version('immiscible')}")
+        print(version())
         return 0
     for name, command in COMMANDS.items():
         if tuple(words[: len(name)]) == name:
@@ -160,10 +160,18 @@ def _unknown(words: list[str], known: Iterable[str]) -> InputError:
 
 def run(name: tuple[str, ...], command: Command, words: list[str]) -> int:
     """Parses the flags of a command and calls its function."""
-    from immiscible.cli.parsing import parse
+    try:
+        from immiscible.cli.parsing import parse
 
-    arguments = parse(_resolve(command.arguments), "immiscible " + " ".join(name), command.summary, words)
-    _resolve(command.runner)(arguments)
+        arguments = parse(_resolve(command.arguments), "immiscible " + " ".join(name), command.summary, words)
+        _resolve(command.runner)(arguments)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "immiscible").partition(".")[0]
+        if missing == "immiscible":
+            raise
+        raise InputError(
+            f"the command line needs {missing}, which is not installed: `pip install 'immiscible-diffusion[train]'`."
+        ) from error
     return 0
 
 
