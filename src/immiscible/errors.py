@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 
 # A line of this many characters fills a few rows of a terminal.
@@ -25,6 +27,55 @@ class InputError(ToldError, ValueError):
     """
 
     exit_status = 2
+
+
+# What helps where a disk, its owner or a name is in the way. Other errors of the system are faults of the program.
+REMEDIES = {
+    errno.ENOSPC: "free some",
+    errno.EDQUOT: "free some, or ask for a larger quota",
+    errno.EROFS: "give a place that can be written to",
+    errno.EACCES: "give a place that you may write to",
+    errno.EPERM: "give a place that you may write to",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "give a place where no file stands in the way",
+    errno.EISDIR: "give a place where no directory stands in the way",
+    errno.ENOTEMPTY: "give a place where nothing stands in the way",
+    errno.EEXIST: "give a place where nothing stands in the way",
+    errno.ENOENT: "put back the directory that has gone",
+    errno.ELOOP: "give a place that is no link to itself",
+    errno.EFBIG: "give a disk that holds files of this size",
+    errno.EIO: "look after the disk",
+    errno.ENXIO: "look after the disk",
+    errno.ENODEV: "look after the disk",
+    errno.ESTALE: "mount the disk again",
+    errno.ETIMEDOUT: "mount the disk again",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "close other programs",
+    errno.EINVAL: "give a name that the disk can hold",
+    errno.EILSEQ: "give a name that the disk can hold",
+}
+
+
+class WriteError(ToldError, OSError):
+    """A file could not be written: which, why, what is kept and what helps, in one line.
+
+    It is an :class:`OSError` with its ``errno``, so library callers need not know it.
+
+    Arguments:
+        path: The file or directory.
+        number: The system's number of the error, one of those in ``REMEDIES``.
+        remedy: What helps, where more is known than the number tells.
+    """
+
+    def __init__(self, path: object, number: int, remedy: str = "") -> None:
+        super().__init__(
+            f"cannot write {path}: {os.strerror(number)}: {remedy or REMEDIES[number]}; what was finished before is "
+            "kept, and the same command goes on from there."
+        )
+        self.errno, self.strerror, self.filename = number, os.strerror(number), str(path)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def one_line(error: BaseException, most: int = 300) -> str:

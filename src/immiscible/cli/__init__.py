@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell
+from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell, tell_refusal
+from immiscible.cli.output import flush_results, make_printable, silence_results
 from immiscible.errors import InputError, ToldError
 from immiscible.values import quoted
 
@@ -113,8 +113,11 @@ def program() -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 2 for bad input, 1 for failed training, 128 + n for signal n."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    make_printable()
     try:
-        return dispatch(words)
+        status = dispatch(words)
+        flush_results()
+        return status
     except ToldError as error:
         return tell(str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -125,8 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tell(loss_of(error), 1)
     except BrokenPipeError:
         # Who read our output has gone, as `head` does; nothing is left to be said to them, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_results()
         return 141
+    except OSError as error:
+        return tell_refusal(error)
 
 
 def dispatch(words: list[str]) -> int:

@@ -8,13 +8,14 @@ interpreter does at its end, and leaves without it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import sys
 from datetime import timedelta
 from typing import NoReturn
 
-from immiscible.errors import one_line, shown
+from immiscible.errors import REMEDIES, one_line, shown
 
 # Who asks whether a line has been said waits so long for the launcher, then says it.
 PATIENCE = timedelta(seconds=10)
@@ -34,8 +35,10 @@ def leave(status: int) -> NoReturn:
         status = _part()
     # What runs at an interpreter's end: log handlers, temporary files and the like.
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # What cannot be written now was told already.
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()
     os._exit(status)
 
 
@@ -61,6 +64,16 @@ def is_loss(error: BaseException) -> bool:
 def loss_of(error: BaseException) -> str:
     """The line that is said then. Where a process fails, the others have nothing more to say."""
     return f"another process can no longer be reached, and said why if it could: {one_line(error, 120)}."
+
+
+def tell_refusal(error: OSError) -> int:
+    """Tells what the system refused somewhere within a library, in one line; what is no matter of disks is raised."""
+    if error.errno not in REMEDIES:
+        raise error
+    where = f"`{error.filename}`" if error.filename else "a file"
+    return tell(
+        f"cannot use {where}: {os.strerror(error.errno)}: {REMEDIES[error.errno]}; what was finished before is kept.", 1
+    )
 
 
 def tell(message: str, status: int) -> int:

@@ -16,9 +16,12 @@ from immiscible.data.stream import Head
 from immiscible.errors import InputError, shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import evaluate_painting, evaluate_run, sample_count
+from immiscible.evaluation.quality import FILE, evaluate_painting, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
+from immiscible.samplers import AnySampler
 from immiscible.tasks import runs
+from immiscible.training.locks import locked
+from immiscible.training.outputs import check_output
 from immiscible.training.recipes import StableDiffusionConfig
 
 
@@ -29,6 +32,14 @@ def evaluate(arguments: Evaluate) -> None:
     if not text and (arguments.clip or arguments.task != "generate"):
         raise InputError(f"--clip and --task need a run of Stable Diffusion, got {run.path}.")
     samplers = samplers_for(arguments, run, run.config.nfes)
+    kept = run.path / FILE
+    check_output(kept, "new", flag=FILE, suffixes=[kept.suffix], overwrite=True)
+    with locked(kept, directory=False):
+        _score(arguments, run, samplers)
+
+
+def _score(arguments: Evaluate, run: runs.Run, samplers: list[AnySampler]) -> None:
+    """Scores a run whose scores are locked."""
     data = run.data(arguments.data)
     samples = sample_count(arguments.num, data)
     reference = Reference(features_for(data, arguments.features, device=run.device), data)

@@ -11,6 +11,7 @@ from immiscible.tasks.runs import load_run
 
 def export(arguments: Export) -> None:
     """Exports a run."""
+    exporting.check_export(arguments.run, arguments.out)
     run = load_run(arguments.run, step=arguments.step)
     name = exporting.export(run, arguments.out, sampler=arguments.sampler, scores=read_rows(run.path))
     url = exporting.push(arguments.out, arguments.push_to_hub, arguments.private) if arguments.push_to_hub else None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from immiscible.cli.arguments import Sample
+from immiscible.cli.images import alone, check_images, fill, is_file, write_file
 from immiscible.cli.opening import guidance_of, is_text_model, open_run, samplers_for
 from immiscible.cli.output import report
 from immiscible.errors import InputError
+from immiscible.samplers import AnySampler
 from immiscible.tasks import runs
-from immiscible.training.files import write_bytes
-from immiscible.training.pictures import encode_png, to_uint8, write_grid
+from immiscible.tasks.common import SAMPLE_BATCH
+from immiscible.training.checkpoint import weights_digest
 
 
 def sample(arguments: Sample) -> None:
@@ -30,57 +30,56 @@ def sample(arguments: Sample) -> None:
             f"--prompts, --steps and --scheduler need a run of Stable Diffusion, got {arguments.run}: use --nfe and "
             "--sampler."
         )
-    check_free(arguments.out, arguments.overwrite)
+    check_images(arguments.out, [arguments.run], arguments.overwrite)
     run = open_run(arguments)
     samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])
     if len(samplers) > 1:
         raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
+    labels = torch.tensor(_classes(arguments.classes, run, arguments.num)) if arguments.classes else None
+    with alone(arguments.out, arguments.overwrite):
+        _draw(arguments, run, samplers[0], labels)
+
+
+def _draw(arguments: Sample, run: runs.Run, sampler: AnySampler, labels: torch.Tensor | None) -> None:
+    """Draws images into a place that is locked."""
+    out, guidance = arguments.out, guidance_of(arguments, run)
     start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
-    if arguments.classes:
-        labels = _classes(arguments.classes, run, len(start)).to(start.noise.device)
-        start = dataclasses.replace(start, labels=labels)
-    drawn = run.sample(start, samplers[0], guidance_of(arguments, run))
-    write_images(arguments.out, drawn.images.cpu(), start.labels)
-    result = {"out": str(arguments.out), "images": len(start), "calls": drawn.nfe, "step": run.step}
-    said = f"{arguments.out}: {len(start)} images of step {run.step}, {drawn.nfe} network calls each"
-    report(arguments.json, result, said)
+    if labels is not None:
+        start = dataclasses.replace(start, labels=labels.to(start.noise.device))
+    calls, drawn = [], len(start)
+
+    def draw(part: slice) -> torch.Tensor:
+        samples = run.sample(start[part], sampler, guidance)
+        calls.append(samples.nfe)
+        return samples.images.cpu()
+
+    if is_file(out):
+        write_file(out, draw(slice(None)), start.labels)
+    else:
+        drawn = fill(out, len(start), SAMPLE_BATCH, draw, _identity(arguments, run, sampler), arguments.overwrite)
+    result = {"out": str(out), "images": len(start), "calls": max(calls, default=0), "step": run.step}
+    said = f", {max(calls)} network calls each" if calls else ", which were there"
+    report(arguments.json, result | {"drawn": drawn}, f"{out}: {len(start)} images of step {run.step}{said}")
 
 
-def _classes(text: str, run: runs.Run, count: int) -> torch.Tensor:
+def _identity(arguments: Sample, run: runs.Run, sampler: AnySampler) -> dict[str, Any]:
+    """What tells a directory of images from others."""
+    return {
+        "weights": weights_digest(run.path, run.step),
+        "num": arguments.num,
+        "nfe": str(sampler),
+        "sampler": sampler.name,
+        "eta": arguments.eta,
+        "guidance": guidance_of(arguments, run),
+        "noise_scale": arguments.noise_scale,
+        "classes": arguments.classes,
+        "seed": arguments.seed,
+    }
+
+
+def _classes(text: str, run: runs.Run, count: int) -> list[int]:
     words = text.split(",")
     if not all(word.isdecimal() and int(word) < run.classes for word in words):
         allowed = f"numbers below {run.classes}" if run.classes else "left out, since the run is unconditional"
         raise InputError(f"--classes must be {allowed}, got {text}.")
-    return torch.tensor([int(words[i % len(words)]) for i in range(count)])
-
-
-def check_free(out: Path, overwrite: bool) -> None:
-    taken = any(out.iterdir()) if out.is_dir() else out.exists()
-    if taken and not overwrite:
-        raise InputError(f"--out must not exist yet, got {out}: add --overwrite to replace it.")
-    if out.is_dir() and out.suffix in (".png", ".npz"):
-        raise InputError(f"--out must be a file to end in {out.suffix}, got the directory {out}.")
-
-
-def write_images(out: Path, images: torch.Tensor, labels: torch.Tensor | None) -> None:
-    """Writes a grid, an archive or a directory of images, by the name."""
-    if out.suffix == ".png":
-        write_grid(out, images)
-    elif out.suffix == ".npz":
-        write_bytes(out, _archive(images, labels))
-    elif out.suffix:
-        raise InputError(f"--out must end in .png or .npz or be a directory, got {out}.")
-    else:
-        for index, image in enumerate(images):
-            write_bytes(out / f"{index:06d}.png", encode_png(image))
-
-
-def _archive(images: torch.Tensor, labels: torch.Tensor | None) -> bytes:
-    """The bytes of a .npz file."""
-    pixels = to_uint8(images).permute(0, 2, 3, 1).numpy()
-    buffer = io.BytesIO()
-    if labels is None:
-        np.savez_compressed(buffer, images=pixels)
-    else:
-        np.savez_compressed(buffer, images=pixels, labels=labels.cpu().numpy())
-    return buffer.getvalue()
+    return [int(words[i % len(words)]) for i in range(count)]

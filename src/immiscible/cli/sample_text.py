@@ -8,43 +8,49 @@ from typing import Any
 from accelerate import PartialState
 
 from immiscible.cli.arguments import Sample
+from immiscible.cli.images import alone, check_images, is_file, write_file
 from immiscible.cli.opening import TextModel, device_named, open_text_model
 from immiscible.cli.output import report
-from immiscible.cli.sample import check_free, write_images
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler, parse_samplers
 from immiscible.tasks.stable_diffusion import generate
 from immiscible.tasks.stable_diffusion.pipelines import draw
 from immiscible.tasks.stable_diffusion.texts import caption_of_class
+from immiscible.training.outputs import clear
 
 STEPS = 20
 
 
 def sample_text(arguments: Sample) -> None:
     """Draws images for prompts."""
-    if arguments.out.suffix:
-        check_free(arguments.out, arguments.overwrite)
+    check_images(arguments.out, [arguments.run], arguments.overwrite)
     processes = PartialState(cpu=arguments.device == "cpu")
     device: Any = processes.device if arguments.device == "auto" else device_named(arguments.device)
     model = open_text_model(arguments.run, arguments.step, device)
     request = _request(arguments, model)
     model.pipeline.scheduler = request.sampler.scheduler(dict(model.pipeline.scheduler.config))
-    if arguments.out.suffix:
-        _write_one_file(arguments, model, request)
-        drawn = request.num
-    else:
+    with alone(arguments.out, arguments.overwrite, together=True):
+        if is_file(arguments.out):
+            _write_one_file(arguments, model, request)
+            drawn = request.num
+        else:
+            drawn = _fill(arguments, model, request, processes)
+    if processes.is_main_process:
+        _report(arguments, request, drawn)
+
+
+def _fill(arguments: Sample, model: TextModel, request: generate.Request, processes: PartialState) -> int:
+    """Draws what is missing in a directory; the number of images that this process drew."""
+    out = arguments.out
+    with processes.main_process_first():
         if arguments.overwrite and processes.is_main_process:
-            generate.clear(arguments.out)
-        with processes.main_process_first():
-            generate.claim(arguments.out, request, model.origin)
-        rank, ranks = processes.process_index, processes.num_processes
-        drawn = generate.generate(model.pipeline, request, arguments.out, rank, ranks)
-        processes.wait_for_everyone()
-    if not processes.is_main_process:
-        return
-    if not arguments.out.suffix:
-        generate.finish(arguments.out, request)
-    _report(arguments, request, drawn)
+            clear(out)
+        generate.claim(out, request, model.origin)
+    drawn = generate.generate(model.pipeline, request, out, processes.process_index, processes.num_processes)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        generate.finish(out, request)
+    return drawn
 
 
 def _report(arguments: Sample, request: generate.Request, drawn: int) -> None:
@@ -99,4 +105,4 @@ def _lines(flag: str, path: str) -> list[str]:
 def _write_one_file(arguments: Sample, model: TextModel, request: generate.Request) -> None:
     start = generate.start_of(model.pipeline, request, range(request.num))
     drawn = draw(model.pipeline, start, request.sampler, request.guidance, request.size)
-    write_images(arguments.out, drawn.images.cpu(), None)
+    write_file(arguments.out, drawn.images.cpu(), None)

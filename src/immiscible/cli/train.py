@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from accelerate import PartialState
@@ -38,13 +37,8 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
 
 
 def _write_pipeline(run: Path, mode: str) -> None:
-    """Writes what was trained where others find it; what an earlier step left there makes room."""
+    """Writes what was trained where others find it; what an earlier step left there makes room when it is whole."""
     from immiscible.tasks.export import export
 
     out = run / ("lora" if mode == "lora" else "pipeline")
-    old = out.with_name(f".{out.name}.old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    export(runs.load_run(run), out, scores=read_rows(run))
-    shutil.rmtree(old, ignore_errors=True)
+    export(runs.load_run(run), out, scores=read_rows(run), replace=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import Summary
 from immiscible.comparison.summary import Trained, summarise
 from immiscible.comparison.variants import Variant, parse_variants
+from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
+from immiscible.evaluation.quality import FILE as EVALUATION
 from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.samplers import AnySampler, parse_samplers
@@ -25,8 +28,11 @@ from immiscible.training.command import command_line
 from immiscible.training.events import say
 from immiscible.training.files import write_json
 from immiscible.training.launcher import make_accelerator
+from immiscible.training.locks import locked
+from immiscible.training.outputs import COMPARISON, check_output, claim, folder_of
 from immiscible.training.pictures import write_grid
 from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
+from immiscible.training.rundir import SUMMARY
 
 GRID = 36
 
@@ -41,27 +47,31 @@ def compare(config: Compare) -> Summary:
         InputError: If the configuration or the data does not fit, or the directory holds another comparison.
         Interrupted: If a signal asked to stop; the same command goes on.
     """
+    check_output(config.out, "comparison", inputs=folder_of(config.data))
     variants = parse_variants(config.couplings, RECIPES[config.task])
     runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in variants]
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
     device = scoring_device(runs[0][1])
-    data = load_data(config)
-    samples = sample_count(config.samples, data)
-    reference = Reference(features_for(data, config.features, device=device), data)
-    say(f"scores by {reference.features.name}")
-    if doubts := reference.doubts(samples):
-        say(f"warning: {doubts}")
-    trained = []
-    for variant, run in runs:
-        say(f"{variant.name}, seed {run.seed}: training")
-        summary = train(run, data=data)
-        say(f"{variant.name}, seed {run.seed}: scoring")
-        rows = _score(run.out, variant, reference, samplers, samples, device)
-        trained.append(Trained(variant.name, run.seed, run.out, summary, rows))
-    pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in variants}
-    summary = summarise(config, command(config), data, reference, samples, samplers, trained, pictures)
-    write_json(config.out / "summary.json", summary)
-    report = write_report(summary, config.out)
+    with locked(config.out, together=True):
+        data = load_data(config)
+        samples = sample_count(config.samples, data)
+        reference = Reference(features_for(data, config.features, device=device), data)
+        _claim(config)
+        say(f"scores by {reference.features.name}")
+        if doubts := reference.doubts(samples):
+            say(f"warning: {doubts}")
+        trained = []
+        for variant, run in runs:
+            say(f"{variant.name}, seed {run.seed}: training")
+            summary = train(run, data=data)
+            say(f"{variant.name}, seed {run.seed}: scoring")
+            with locked(run.out / EVALUATION, directory=False, together=True):
+                rows = _score(run.out, variant, reference, samplers, samples, device)
+            trained.append(Trained(variant.name, run.seed, run.out, summary, rows))
+        pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in variants}
+        summary = summarise(config, command(config), data, reference, samples, samplers, trained, pictures)
+        report = write_report(summary, config.out)
+        write_json(config.out / SUMMARY, summary)
     say(f"report: {report}")
     return summary
 
@@ -69,6 +79,38 @@ def compare(config: Compare) -> Summary:
 def scoring_device(config: TaskConfig) -> torch.device:
     """Where images are drawn and scored: the device that this process trains on."""
     return make_accelerator(config).device
+
+
+def _claim(config: Compare) -> None:
+    """Takes the directory for this comparison, whose report no other one may replace."""
+    summary, mark = config.out / SUMMARY, config.out / COMPARISON
+    if not summary.exists():
+        write_json(mark, identity(config))
+    elif not mark.exists():
+        _check_same(config, summary)
+    claim(config.out, "comparison", identity(config))
+
+
+def _check_same(config: Compare, summary: Path) -> None:
+    """Checks that a comparison of a version that kept no identity had the same contenders, seeds and sampling steps."""
+    try:
+        saved = json.loads(summary.read_text(encoding="utf-8"))
+        was = [sorted(saved["couplings"]), [str(seed) for seed in saved["seeds"]]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{summary} must be the summary of a comparison, got: {error}: give another --out.") from None
+    names = sorted(variant.name for variant in parse_variants(config.couplings, RECIPES[config.task]))
+    if was != [names, [str(seed) for seed in config.seed_list]]:
+        raise InputError(
+            f"{config.out} holds a comparison of {', '.join(was[0])} with seeds {', '.join(was[1])}: give another "
+            "--out."
+        )
+
+
+def identity(config: Compare) -> dict[str, Any]:
+    """What tells a comparison from others: all that its report depends on, but for what its runs keep themselves."""
+    runs = [variant.name for variant in parse_variants(config.couplings, RECIPES[config.task])]
+    asked = {name: getattr(config, name) for name in ("nfe", "sampler", "evaluations", "samples", "features")}
+    return {"task": config.task, "couplings": runs, "seeds": config.seed_list, **asked, "steps": config.steps}
 
 
 def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:

@@ -18,13 +18,17 @@ from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
 from immiscible.tasks.ddim import DiffusionTask
 from immiscible.tasks.runs import Run
 from immiscible.training.events import say
-from immiscible.training.files import check_new, write_folder
+from immiscible.training.files import write_folder
+from immiscible.training.locks import locked
+from immiscible.training.outputs import check_output
 from immiscible.training.recipes import StableDiffusionConfig
 
 METHODS = {"ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
 
 
-def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[str, Any]] = ()) -> str:
+def export(
+    run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[str, Any]] = (), replace: bool = False
+) -> str:
     """Writes a pipeline with the moving average of a run's weights, and a model card.
 
     Arguments:
@@ -32,29 +36,39 @@ def export(run: Run, out: Path, *, sampler: str = "auto", scores: Sequence[dict[
         out: A new or empty directory.
         sampler: ``ddim`` or ``ddpm`` for diffusion, ``multistep`` for consistency models; ``auto`` for the first.
         scores: The rows of the run's ``evaluation.json``; those of its step go into the card.
+        replace: Whether it may take the place of a pipeline that stands there, once it is whole.
 
     Returns:
         The name of the pipeline's class.
 
     Raises:
-        InputError: If diffusers has no pipeline for the run, or something is in the way.
+        InputError: If diffusers has no pipeline for the run, something is in the way, or another process exports there.
+        WriteError: If the disk is full, or does not let it be written.
     """
+    check_export(run.path, out, replace)
     if isinstance(run.config, StableDiffusionConfig):
         from immiscible.tasks.stable_diffusion.export import export_text_to_image
 
-        return export_text_to_image(run, out, scores)
+        return export_text_to_image(run, out, scores, replace)
     _check_expressible(run)
     methods = METHODS[run.config.task]
     method = methods[0] if sampler == "auto" else sampler
     if method not in methods:
         raise InputError(f"--sampler must be one of {', '.join(methods)} for {run.config.task}, got {sampler}.")
-    check_new(out)
     pipeline = _pipeline(run, method)
     name = type(pipeline).__name__
     there = [row for row in scores if row["step"] == run.step]
     card = model_card(run, name, there)
-    write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card)
+    with locked(out, directory=False):
+        write_folder(
+            out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace
+        )
     return name
+
+
+def check_export(run: Path, out: Path, replace: bool = False) -> None:
+    """Checks that a pipeline may be written to a place; it is one that is new, unless it replaces another."""
+    check_output(out, "new", flag="DIR", inputs=[run], overwrite=replace)
 
 
 def _check_expressible(run: Run) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -35,9 +36,10 @@ from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.launcher import make_accelerator
+from immiscible.training.locks import locked
 from immiscible.training.loop import Loop
 from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
-from immiscible.training.rundir import PROMPTS, SUMMARY, check_run, open_run, read_config
+from immiscible.training.rundir import PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
 from immiscible.training.sources import Points
 
 C = TypeVar("C", bound=TaskConfig)
@@ -58,12 +60,20 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
         verbose: Whether to report progress on stderr.
 
     Raises:
-        InputError: If the configuration, the data or the run directory does not fit.
+        InputError: If the configuration, the data or the run directory does not fit, or another process trains there.
+        WriteError: If the disk is full, or does not let the run be written.
         Interrupted: If a signal asked to stop; the state is saved.
         TrainingError: If the training diverged.
     """
     parse_coupling(config.coupling)
+    check_place(config)
     accelerator = make_accelerator(config)
+    with locked(config.out, together=True):
+        return _train(config, data, accelerator, verbose)
+
+
+def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, verbose: bool) -> dict[str, Any]:
+    """Trains a run whose directory is locked, see :func:`train`."""
     data = data or load_data(config)
     config = resolve(config, data)
     identity = _identity(config, data, accelerator.num_processes)

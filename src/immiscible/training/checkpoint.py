@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from immiscible.errors import InputError
-from immiscible.training.files import write_bytes, write_json
+from immiscible.training.files import flush_directory, remove, write_bytes, write_json, writing
 
 AVERAGE = "ema.safetensors"
 FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")
@@ -47,10 +46,32 @@ class Damaged(Exception):
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> Path:
-    """Writes ``directory/step-<N>`` whole or not at all, then removes all but the newest ``keep`` (0 keeps all)."""
+    """Writes ``directory/step-<N>`` whole or not at all, then removes all but the newest ``keep`` (0 keeps all).
+
+    What stands there already stays if it is the same. What is damaged, or another one, is kept beside it.
+
+    Raises:
+        WriteError: If the disk is full, or does not let it be written.
+    """
     target = directory / f"step-{checkpoint.step}"
     aside = directory / f".step-{checkpoint.step}.part"
-    shutil.rmtree(aside, ignore_errors=True)
+    with writing(target):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            state = _write_parts(aside, checkpoint)
+            if not _holds(target, state):
+                set_aside(target)
+                flush_directory(aside)
+                aside.rename(target)
+                flush_directory(directory)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        prune(directory, keep)
+    return target
+
+
+def _write_parts(aside: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Writes the files of a checkpoint; returns what is in its ``state.json``."""
     tensors, values = _flatten_optimizer(checkpoint.optimizer)
     contents = (checkpoint.model, checkpoint.ema, tensors)
     checksums = {}
@@ -58,16 +79,24 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> P
         data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
         checksums[name] = hashlib.sha256(data).hexdigest()
         write_bytes(aside / name, data)
-    write_json(
-        aside / "state.json",
-        {"step": checkpoint.step, "sha256": checksums, "optimizer": values, "loop": checkpoint.loop},
-    )
-    set_aside(target)
-    aside.rename(target)
-    _sync(directory)
+    state = {"step": checkpoint.step, "sha256": checksums, "optimizer": values, "loop": checkpoint.loop}
+    write_json(aside / "state.json", state)
+    return state
+
+
+def _holds(target: Path, state: dict[str, Any]) -> bool:
+    """Whether what stands under a checkpoint's name is whole and has the same contents."""
+    try:
+        load_checkpoint(target)
+        return json.loads((target / "state.json").read_text()) == json.loads(json.dumps(state))
+    except (Damaged, *DAMAGE):
+        return False
+
+
+def prune(directory: Path, keep: int) -> None:
+    """Removes all but the newest checkpoints; 0 keeps all."""
     for old in checkpoints(directory)[keep:] if keep else []:
-        shutil.rmtree(old)
-    return target
+        remove(old)
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -85,11 +114,18 @@ def step_of(checkpoint: Path) -> int:
 
 
 def set_aside(target: Path) -> None:
-    """Keeps what stands under a checkpoint's name, and can only be a damaged one, as ``step-<N>.damaged-<i>``."""
+    """Keeps what stands under a checkpoint's name: ``step-<N>.damaged-<i>``, or ``.replaced-<i>`` where it is whole."""
+    if not target.exists():
+        return
+    try:
+        load_checkpoint(target)
+        why = "replaced"
+    except Damaged:
+        why = "damaged"
     number = 0
     while target.exists():
         number += 1
-        other = target.with_name(f"{target.name}.damaged-{number}")
+        other = target.with_name(f"{target.name}.{why}-{number}")
         if not other.exists():
             target.rename(other)
 
@@ -150,12 +186,3 @@ def _unflatten_optimizer(tensors: dict[str, Tensor], values: dict[str, Any]) -> 
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": values["param_groups"]}
-
-
-def _sync(directory: Path) -> None:
-    """Makes a rename survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

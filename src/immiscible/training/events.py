@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from immiscible.errors import shown
-from immiscible.training.files import write_text
+from immiscible.training.files import write_text, writing
 
 T = TypeVar("T")
 # Diagnostics and progress go to stderr, results to stdout.
@@ -34,7 +35,7 @@ class Metrics:
     """
 
     def __init__(self, out: Path, resumed_at: int, tensorboard: bool) -> None:
-        path = out / "metrics.jsonl"
+        self._path = path = out / "metrics.jsonl"
         kept = [json.dumps(line) + "\n" for line in read_metrics(out) if line["step"] <= resumed_at]
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
@@ -46,8 +47,9 @@ class Metrics:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -57,7 +59,9 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        # What could not be written was told when it was.
+        with suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

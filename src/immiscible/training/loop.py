@@ -25,7 +25,15 @@ from immiscible.couplings.parts import parts_of
 from immiscible.couplings.ranks import Ranks
 from immiscible.errors import InputError, ToldError
 from immiscible.training.average import Average, load_weights, trained_weights
-from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint, set_aside
+from immiscible.training.checkpoint import (
+    Checkpoint,
+    Damaged,
+    checkpoints,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+    set_aside,
+)
 from immiscible.training.config import RunConfig
 from immiscible.training.events import Bar, Metrics, say
 from immiscible.training.interrupts import Interrupted, StopRequest
@@ -350,8 +358,11 @@ class Loop:
                     say(f"warning: damaged checkpoint, the one before it is used: {error}")
                 damaged.append(path)
         self._check_same_step()
-        for path in damaged if self.accelerator.is_main_process else []:
-            set_aside(path)
+        if self.accelerator.is_main_process:
+            for path in damaged:
+                set_aside(path)
+            # A kill may have fallen between a checkpoint and the removal of those before it.
+            prune(self.directory, self.config.keep_checkpoints)
 
     def _check_same_step(self) -> None:
         """Checks that all processes go on from the same checkpoint, and waits for them."""

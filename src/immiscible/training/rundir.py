@@ -9,7 +9,8 @@ from typing import Any
 
 from immiscible.errors import InputError
 from immiscible.training.config import RunConfig, as_json, differing_keys
-from immiscible.training.files import is_unfinished, write_json
+from immiscible.training.files import write_json
+from immiscible.training.outputs import check_output, folder_of
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
@@ -54,10 +55,9 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         InputError: If the directory holds a run with another configuration, or something that is no run. A run that
             has no checkpoint yet may change.
     """
+    check_place(config)
     values = {**BEFORE, **facts, **as_json(config)}
     if not (config.out / CONFIG).exists():
-        if config.out.exists() and (not config.out.is_dir() or not all(map(is_unfinished, config.out.iterdir()))):
-            raise InputError(f"--out must be a new directory or a run to resume, got {config.out} with other contents.")
         return values
     saved = {**BEFORE, **_defaults(config), **read_config(config.out)}
     if not _has_checkpoint(config.out):
@@ -72,6 +72,11 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         hint = "add --extend to train longer" if longer else "give another --out"
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
     return None
+
+
+def check_place(config: RunConfig) -> None:
+    """Checks that a run may be written to its directory, before its data is read; see :func:`check_output`."""
+    check_output(config.out, "run", inputs=folder_of(config.data))
 
 
 def _check_processes(out: Path, was: int, given: int) -> None:

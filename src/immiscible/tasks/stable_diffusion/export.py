@@ -12,29 +12,32 @@ from immiscible.tasks.card import code, command, plain, score_table
 from immiscible.tasks.runs import Run
 from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
-from immiscible.training.files import check_new, write_folder
+from immiscible.training.files import write_folder
+from immiscible.training.locks import locked
 from immiscible.training.recipes import StableDiffusionConfig
 
 LORA = "pytorch_lora_weights.safetensors"
 
 
-def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] = ()) -> str:
-    """Writes a run with the moving average of its weights, and a model card, to a new directory.
+def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] = (), replace: bool = False) -> str:
+    """Writes a run with the moving average of its weights, and a model card, to a directory that was checked.
 
     Returns:
         What was written: the name of the pipeline's class, or ``LoRA``.
 
     Raises:
-        InputError: If something is in the way.
+        InputError: If another process exports there.
+        WriteError: If the disk is full, or does not let it be written.
     """
-    check_new(out)
     task: Any = run.task
     pipeline = task.pipeline()
-    if task.config.mode == "lora":
-        write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, "LoRA", scores))
-        return "LoRA"
-    name = type(pipeline).__name__
-    save_pipeline(pipeline, out, _card(run, name, scores))
+    lora = task.config.mode == "lora"
+    name = "LoRA" if lora else type(pipeline).__name__
+    with locked(out, directory=False):
+        if lora:
+            write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, name, scores), replace=replace)
+        else:
+            save_pipeline(pipeline, out, _card(run, name, scores), replace=replace)
     return name
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler
 from immiscible.samplers.base import Start
 from immiscible.tasks.common import draw_start
 from immiscible.tasks.stable_diffusion.pipelines import draw
 from immiscible.tasks.stable_diffusion.texts import tokenize
+from immiscible.training import outputs
 from immiscible.training.events import tracked
-from immiscible.training.files import write_bytes, write_json, write_text
+from immiscible.training.files import write_bytes, write_text
 from immiscible.training.pictures import encode_png, to_uint8
 
-SETTINGS = "sampling.json"
 METADATA = "metadata.jsonl"
 # Images of a folder, or of a shard.
 GROUP = 1000
@@ -128,42 +126,13 @@ def finish(out: Path, request: Request) -> None:
         write_text(out / METADATA, "".join(f"{line}\n" for line in lines))
 
 
-def clear(out: Path) -> None:
-    """Removes what an earlier request left in a directory, and nothing else.
-
-    Raises:
-        InputError: If the directory holds something else than images of a request.
-    """
-    if not out.exists():
-        return
-    if not (out / SETTINGS).is_file():
-        raise InputError(f"--overwrite needs a directory of images of this command, got {out}: remove it by hand.")
-    shutil.rmtree(out)
-
-
 def claim(out: Path, request: Request, origin: dict[str, Any]) -> None:
     """Takes a directory for a request, or goes on in one that was; of several processes the first does so first.
 
     Raises:
         InputError: If the directory holds something else than images of the same request.
     """
-    identity = request.identity(origin)
-    path = out / SETTINGS
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"--out must be a new directory or one to resume, got {out} with other contents.")
-        write_json(path, identity)
-        return
-    try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be readable JSON, got: {error}.") from None
-    differing = sorted(key for key in identity.keys() | saved.keys() if identity.get(key) != saved.get(key))
-    if differing:
-        raise InputError(
-            f"{out} holds images of another request, which differs in {', '.join(differing)}: give another --out, or "
-            "add --overwrite."
-        )
+    outputs.claim(out, "images", request.identity(origin), "give another --out, or add --overwrite")
 
 
 def _batches(block: range, size: int) -> Iterator[range]:

@@ -78,7 +78,7 @@ def read_mask(spec: str, size: tuple[int, int]) -> Tensor:
     return mask
 
 
-def inpaint(pipeline: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how: Painting) -> Tensor:
+def inpaint(pipeline: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how: Painting, first: int = 0) -> Tensor:
     """Draws what the mask hides.
 
     Arguments:
@@ -87,16 +87,23 @@ def inpaint(pipeline: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how:
         prompts: A prompt for each.
         mask: With shape (1, H, W), 1 where the images are drawn anew.
         how: How to paint.
+        first: The number of the first of them.
 
     Returns:
         The images, with the same shape on the CPU; where the mask is 0 they are as they were.
     """
-    slices = [slice(first, first + how.batch_size) for first in range(0, len(x), how.batch_size)]
-    return torch.cat(list(inpaint_parts(pipeline, ((x[part], prompts[part]) for part in slices), len(x), mask, how)))
+    slices = [slice(begin, begin + how.batch_size) for begin in range(0, len(x), how.batch_size)]
+    parts = ((x[part], prompts[part]) for part in slices)
+    return torch.cat(list(inpaint_parts(pipeline, parts, len(x), mask, how, first)))
 
 
 def inpaint_parts(
-    pipeline: Any, parts: Iterable[tuple[Tensor, Sequence[str]]], count: int, mask: Tensor, how: Painting
+    pipeline: Any,
+    parts: Iterable[tuple[Tensor, Sequence[str]]],
+    count: int,
+    mask: Tensor,
+    how: Painting,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Draws what the mask hides, part by part, so that no more than one part is in memory, see :func:`inpaint`.
 
@@ -106,10 +113,11 @@ def inpaint_parts(
         count: How many images that is.
         mask: With shape (1, H, W), 1 where the images are drawn anew.
         how: How to paint.
+        first: The number of the first of them.
     """
     painter = _painter(pipeline, how.sampler)
     for index, (x, prompts) in enumerate(tracked(parts, f"painting {count} images", -(-count // how.batch_size))):
-        yield _paint(painter, x, prompts, mask, how, index * how.batch_size)
+        yield _paint(painter, x, prompts, mask, how, first + index * how.batch_size)
 
 
 def _painter(pipeline: Any, sampler: PipelineSampler) -> Any:

@@ -100,7 +100,9 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
     return Samples(drawn.images.float() * 2 - 1, len(pipeline.scheduler.timesteps))
 
 
-def save_pipeline(pipeline: Any, out: Path, card: str) -> None:
-    """Writes a pipeline to a new directory."""
+def save_pipeline(pipeline: Any, out: Path, card: str, *, replace: bool = False) -> None:
+    """Writes a pipeline to a new directory, or in the place of what stands there, once it is whole."""
     with quiet():
-        write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card)
+        write_folder(
+            out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace
+        )

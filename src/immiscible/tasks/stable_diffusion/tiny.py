@@ -27,7 +27,8 @@ from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
 from immiscible.tasks.stable_diffusion.texts import captions_of
 from immiscible.training.events import say, tracked
-from immiscible.training.files import check_new
+from immiscible.training.locks import locked
+from immiscible.training.outputs import check_output, folder_of
 from immiscible.training.randomness import derive, generator
 from immiscible.training.recipes import TinyPipeline
 
@@ -78,10 +79,16 @@ def make_tiny(settings: TinyPipeline) -> Reconstruction:
     """Builds a pipeline, trains its VAE, and writes it to a new directory.
 
     Raises:
-        InputError: If the data does not fit, or the directory is not new.
+        InputError: If the data does not fit, the directory is not new, or another process makes one there.
+        WriteError: If the disk is full, or does not let it be written.
     """
-    out = settings.out
-    check_new(out)
+    check_output(settings.out, "new", flag="DIR", inputs=folder_of(settings.data))
+    with locked(settings.out, directory=False):
+        return _make(settings)
+
+
+def _make(settings: TinyPipeline) -> Reconstruction:
+    """Makes the pipeline in a place that is locked, see :func:`make_tiny`."""
     data = load_pixels(settings, settings.image_size).in_colour()
     if isinstance(data, Head):
         say(f"warning: made of {len(data)} images of {data.name}, and of no others.")
@@ -96,7 +103,7 @@ def make_tiny(settings: TinyPipeline) -> Reconstruction:
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1 / _latent_deviation(vae, data))
     quality = reconstruction(vae, data, held_out)
-    _write(out, {**parts, "vae": vae}, _read_me(settings, data, quality))
+    _write(settings.out, {**parts, "vae": vae}, _read_me(settings, data, quality))
     return quality
 
 
