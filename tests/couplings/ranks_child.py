@@ -5,9 +5,13 @@ Run by torchrun with the directory to write to.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -49,12 +53,9 @@ COUPLINGS: dict[str, Any] = {
     "often": Mixed(LinearAssignment(pool="global"), 0.9),
     "seldom": Mixed(LinearAssignment(pool="global"), 0.1),
     "space": InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS), basis=torch.eye(40)[:6])),
+    "centred": InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS))),
+    "both": Mixed(InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS))), 0.5),
 }
-
-
-def couplings_of(share: str) -> list[str]:
-    """What can be called so: only the assignment itself takes a batch of none."""
-    return [name for name in COUPLINGS if share != "none" or isinstance(COUPLINGS[name], LinearAssignment)]
 
 
 def couple(name: str, x: Tensor, noise: Tensor, labels: Tensor | None, seed: int) -> Tensor:
@@ -76,12 +77,102 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         "pool": lambda: next(pool(100)([broken if last else x])),
         "loader": lambda: next(pool(100)([] if last else [x])),
     }
+    return {name: refusal(case) for name, case in cases.items()}
+
+
+def refusal(case: Callable[[], Any]) -> str:
+    """The one line that something is refused by."""
+    try:
+        case()
+    except InputError as error:
+        return str(error)
+    raise AssertionError("it was not refused")
+
+
+def wrapped(couple: Any, x: Any, noise: Any, labels: Any = None, generator: Any = None) -> None:
+    couple(x, noise, labels=labels, generator=generator)
+
+
+def in_block(x: Any, noise: Any, labels: Any = None, generator: Any = None) -> None:
+    with immiscible.coupled(COUPLINGS["exact"], x, labels=labels, generator=generator):
+        # No rank may come here.
+        raise AssertionError
+
+
+ASSIGNMENT = COUPLINGS["exact"]
+WRAPPERS: dict[str, Callable[..., None]] = {
+    name: functools.partial(wrapped, coupling)
+    for name, coupling in {
+        "alone": ASSIGNMENT,
+        "heads": Mixed(ASSIGNMENT, 1),
+        "tails": Mixed(ASSIGNMENT, 0),
+        "centred": InSpace(ASSIGNMENT, CostSpace(centre=torch.ones(2, 4, 4))),
+        "pooled": InSpace(ASSIGNMENT, CostSpace(pool=2)),
+        "twice": Mixed(InSpace(Mixed(ASSIGNMENT, 1), CostSpace(pool=2)), 1),
+    }.items()
+} | {"coupled": in_block}
+
+
+def broken(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[-1, 0, 0] = torch.nan
+    return x
+
+
+# What one rank brings, made of what it should bring, and what it is told.
+WRONG: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Any, ...]], str]] = {
+    "list": (lambda x, noise: (list(x), noise), "`x` must be a torch.Tensor, got list"),
+    "none": (lambda x, noise: (None, noise), "`x` must be a torch.Tensor, got NoneType"),
+    "noise": (lambda x, noise: (x, list(noise)), "`noise` must be a torch.Tensor, got list"),
+    "fewer": (lambda x, noise: (x, noise[:-1]), "`x` and `noise` must have the same shape"),
+    "shape": (lambda x, noise: (x, noise.flatten(1)), "`x` and `noise` must have the same shape"),
+    "whole": (lambda x, noise: (x.long(), noise), "`x` must have a real floating dtype"),
+    "nan": (lambda x, noise: (broken(x), noise), "`x` must be finite"),
+    "nan noise": (lambda x, noise: (x, broken(noise)), "`noise` must be finite"),
+    "scalar": (lambda x, noise: (x.sum(), noise.sum()), "`x` must have shape"),
+    "no values": (lambda x, noise: (x[:, :0], noise[:, :0]), "`x` must have shape"),
+    "labels": (lambda x, noise: (x, noise, torch.arange(5)), "`labels` must have shape"),
+    "float labels": (lambda x, noise: (x, noise, torch.rand(6)), "`labels` must be an integer tensor"),
+    "list of labels": (lambda x, noise: (x, noise, [0] * 6), "`labels` must be an integer tensor"),
+    "empty and wrong": (lambda x, noise: (x[:0], noise), "`x` and `noise` must have the same shape"),
+    "seed": (lambda x, noise: (x, noise, None, 5), "`generator` must be a torch.Generator, got int"),
+    "elsewhere": (
+        lambda x, noise: (x, noise, None, SimpleNamespace(device=torch.device("cuda"))),
+        "`generator` must be on the device",
+    ),
+}
+# What fits only by itself, and is told on all alike.
+UNLIKE: dict[str, Callable[[Tensor, Tensor], tuple[Any, ...]]] = {
+    "float64": lambda x, noise: (x.double(), noise.double()),
+    "labelled": lambda x, noise: (x, noise, torch.arange(6)),
+}
+# What the noise has no part in, or that fits: where all ranks toss tails, and where coarse noise has one dtype anyway.
+LEFT_OUT = {("coupled", case) for case in ("noise", "fewer", "shape", "nan noise", "empty and wrong", *UNLIKE)} | {
+    *(("tails", case) for case in UNLIKE),
+    ("pooled", "float64"),
+    ("twice", "float64"),
+}
+CASES = [(wrapper, case) for wrapper in WRAPPERS for case in (*WRONG, *UNLIKE) if (wrapper, case) not in LEFT_OUT]
+
+
+def refusals_of_wrappers(rank: int, size: int) -> dict[str, str]:
+    """What every rank is told by what wraps an assignment when the last one brings something wrong."""
     told = {}
-    for name, case in cases.items():
-        try:
-            case()
-        except InputError as error:
-            told[name] = str(error)
+    for wrapper, case in CASES:
+        x, noise = torch.randn(2, 6, 2, 4, 4, generator=seeded(rank))
+        brought: tuple[Any, ...] = x, noise
+        if rank == size - 1:
+            brought = UNLIKE[case](x, noise) if case in UNLIKE else WRONG[case][0](x, noise)
+        told[f"{wrapper} {case}"] = refusal(lambda brought=brought, wrapper=wrapper: WRAPPERS[wrapper](*brought))
+    odd = torch.randn(6, 2, 3, 3, generator=seeded(rank))
+    even = torch.randn(6, 2, 4, 4, generator=seeded(rank))
+    last = odd if rank == size - 1 else even
+    told["cells"] = refusal(lambda: WRAPPERS["pooled"](last, last))
+    same, other = torch.randn(2, 6, 2, 4, 4, generator=seeded(0))
+    for wrapper in ("alone", "heads", "pooled"):
+        told[f"same {wrapper}"] = refusal(lambda wrapper=wrapper: WRAPPERS[wrapper](even, same))
+        # The same data are warned of only.
+        WRAPPERS[wrapper](same, other if rank == 0 else even)
     return told
 
 
@@ -126,7 +217,8 @@ def pooled(rank: int, size: int) -> dict[str, Tensor]:
 
 def main() -> None:
     out = Path(sys.argv[1])
-    dist.init_process_group("gloo")
+    # A rank that waits for one that raised fails soon.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
     rank, size = dist.get_rank(), dist.get_world_size()
     handler = logging.FileHandler(out / f"log-{rank}")
     logging.getLogger("immiscible").addHandler(handler)
@@ -135,7 +227,7 @@ def main() -> None:
     found: dict[str, Tensor] = sub_group(rank, size)
     for share, counts in shares(size).items():
         part = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-        for name in couplings_of(share):
+        for name in COUPLINGS:
             for classes in (None, labels):
                 wanted = None if classes is None else classes[part]
                 # Ranks other than the first have another generator, as they do in training.
@@ -144,7 +236,7 @@ def main() -> None:
     found |= pooled(rank, size)
     own = LinearAssignment()(x[:20], noise[:20])
     torch.testing.assert_close(own, immiscible.LinearAssignment()(x[:20], noise[:20]), rtol=0, atol=0)
-    told = refusals(rank, size)
+    told = refusals(rank, size) | refusals_of_wrappers(rank, size)
     save_file(found, out / f"rank-{rank}.safetensors", told)
     dist.barrier()
     dist.destroy_process_group()

@@ -30,6 +30,7 @@ def load_child() -> ModuleType:
 
 
 child = load_child()
+SAID = "its own message says what."
 
 
 class Launched:
@@ -61,7 +62,7 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-PAIRS = [(name, share) for share in ("even", "unequal", "none") for name in child.couplings_of(share)]
+PAIRS = [(name, share) for share in ("even", "unequal", "none") for name in child.COUPLINGS]
 
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["all", "classes"])
@@ -72,7 +73,7 @@ def test_ranks_together_are_one_process_on_the_concatenated_batch(launched, name
     assert_same(launched.joined(f"{name} {share} {labelled}"), expected)
 
 
-@pytest.mark.parametrize("share", ["even", "unequal"])
+@pytest.mark.parametrize("share", ["even", "unequal", "none"])
 def test_coarse_space_over_ranks(launched, share):
     x, noise, _ = child.data()
     expected = child.couple("space", x, noise, None, 7)
@@ -126,6 +127,33 @@ def test_wrong_input_of_one_rank_is_told_on_all(launched, case, own):
     other = f"rank {launched.size - 1}"
     assert all(other in message for message in told[:-1])
     assert all("\n" not in message for message in told)
+
+
+def test_wrong_input_of_one_rank_is_told_on_all_by_what_wraps_an_assignment(launched):
+    for wrapper, case in child.CASES:
+        *others, own = (told[f"{wrapper} {case}"] for told in launched.told)
+        if case in child.UNLIKE:
+            assert own == others[0]
+            assert "all ranks of a pool must bring data of one size and dtype" in own
+        else:
+            assert child.WRONG[case][1] in own
+            assert set(others) == {f"rank {launched.size - 1} of the pool was given wrong input: " + SAID}
+    *others, own = (told["cells"] for told in launched.told)
+    assert "multiples of 2, got shape (2, 3, 3)" in own
+    assert all(SAID in other for other in others)
+
+
+@pytest.mark.parametrize("wrapper", ["alone", "heads", "pooled"])
+def test_same_noise_of_two_ranks_is_refused_on_all(launched, wrapper):
+    assert {told[f"same {wrapper}"] for told in launched.told} == {
+        "ranks 0 and 1 of the pool brought the same noise, and its law would be wrong: seed each rank on its own, with "
+        "accelerate by `set_seed(seed, device_specific=True)`."
+    }
+
+
+def test_same_data_of_two_ranks_are_warned_of_once(launched):
+    said = (launched.out / "log-0").read_text()
+    assert said.count("ranks 0 and 1 of the pool brought the same data: each should read its own part") == 1
 
 
 def test_pool_of_nobody_is_refused(launched):

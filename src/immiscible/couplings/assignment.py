@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import check_inputs, eager, finite_norms, full_float32
+from immiscible.couplings.base import eager, full_float32
 from immiscible.couplings.joint import Share, agree, begin
 from immiscible.couplings.ladder import Method
-from immiscible.couplings.ranks import Ranks, tell
+from immiscible.couplings.ranks import Ranks, check_share, tell
 from immiscible.errors import InputError
 
 # The largest seed that is drawn from a generator.
@@ -82,7 +82,7 @@ class LinearAssignment:
         """Couples, see :class:`~immiscible.couplings.base.Coupling`.
 
         With a global pool blocks are drawn from the generator of the first rank, and wrong input of one rank raises on
-        all of them.
+        all of them, as does the same noise on two.
         """
         every, order = self._assigned(x, noise, labels, generator)
         return every.index_select(0, order)
@@ -100,11 +100,8 @@ class LinearAssignment:
         """The noise of the pool, and the place in it that each datum of this rank takes its own from."""
         ranks = self.ranks()
         error = _wrong(x, noise, labels, generator, ranks)
-        if error:
-            # Raises on all ranks. What was handed in may have no device.
-            agree(torch.empty(0, device="cpu"), None, ranks, error)
+        counts = agree(x, labels, ranks, error, noise)
         with full_float32(x.device):
-            counts = agree(x, labels, ranks, error)
             if not sum(counts):
                 raise InputError("a pool must have at least one datum, got none on any rank.")
             every = ranks.concatenate(noise.detach(), counts)
@@ -118,7 +115,8 @@ class LinearAssignment:
         if self.solver == "exact" and (self.block or total) >= total:
             return 0
         device = generator.device if generator is not None else "cpu"
-        return int(ranks.from_first(torch.randint(SEEDS, (1,), generator=generator, device=device)))
+        # By way of the CPU, since ranks may differ in whether they give a generator.
+        return int(ranks.from_first(torch.randint(SEEDS, (1,), generator=generator, device=device).cpu()))
 
     def __str__(self) -> str:
         settings = (
@@ -131,14 +129,10 @@ class LinearAssignment:
 
 def _wrong(
     x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None, ranks: Ranks
-) -> InputError | None:
-    """What is wrong with the input of this rank. It may have no data where others do."""
-    if ranks.size > 1 and isinstance(x, Tensor) and x.ndim and not len(x):
-        return None
+) -> Exception | None:
+    """What is wrong with the input of this rank, of whatever kind: others wait to hear of it."""
     try:
-        check_inputs(x, noise, labels, generator)
-        with full_float32(x.device):
-            finite_norms(x, noise)
-    except InputError as error:
+        check_share(x, noise, labels, generator, ranks)
+    except Exception as error:
         return error
     return None

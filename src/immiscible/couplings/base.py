@@ -119,8 +119,10 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def check_inputs(x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None) -> None:
-    """Checks everything about the inputs that can be told without reading their values."""
+def check_inputs(
+    x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None, least: int = 1
+) -> None:
+    """Checks everything about the inputs that can be told without reading their values; there are at least so many."""
     for name, tensor in (("x", x), ("noise", noise)):
         check_plain(tensor, name)
     if x.shape != noise.shape:
@@ -128,7 +130,7 @@ def check_inputs(x: Tensor, noise: Tensor, labels: Tensor | None, generator: tor
             f"`x` and `noise` must have the same shape, got {tuple(x.shape)} and {tuple(noise.shape)}: "
             "draw the noise with `torch.randn_like(x)`."
         )
-    if x.ndim == 0 or x.numel() == 0:
+    if x.ndim == 0 or len(x) < least or 0 in x.shape[1:]:
         raise InputError(f"`x` must have shape (B, *) with at least one element, got {tuple(x.shape)}.")
     if x.device != noise.device:
         raise InputError(f"`x` and `noise` must be on the same device, got {x.device} and {noise.device}.")
@@ -199,10 +201,10 @@ def check_labels(labels: Tensor, batch: int) -> None:
 
 def check_generator(generator: torch.Generator, device: torch.device) -> None:
     """Checks that the generator lives where the data does."""
-    if not isinstance(getattr(generator, "device", None), torch.device):
+    if isinstance(generator, Tensor) or not isinstance(getattr(generator, "device", None), torch.device):
         raise InputError(
             f"`generator` must be a torch.Generator, got {type(generator).__name__}: make it with "
-            "`torch.Generator().manual_seed(0)`."
+            f'`torch.Generator("{device}").manual_seed(0)`.'
         )
     same_index = None in (generator.device.index, device.index) or generator.device.index == device.index
     if generator.device.type != device.type or not same_index:

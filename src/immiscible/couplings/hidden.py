@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from immiscible.couplings.base import Coupling, check_inputs, eager
+from immiscible.couplings.base import Coupling, eager
+from immiscible.couplings.ranks import check_first
 from immiscible.couplings.spelling import coupling as parse
 from immiscible.errors import InputError
 
@@ -175,10 +176,11 @@ def coupled(
         >>> with coupled("assignment", x):
         ...     value = loss(x)
     """
-    check_inputs(x, x, labels, generator)
     if which is not None and (isinstance(which, bool) or not isinstance(which, int) or which < 0):
         raise InputError(f"`which` must be the number of a draw, 0 for the first, got {which!r}.")
-    return _Block(parse(coupling), x, labels, generator, which)
+    parsed = parse(coupling)
+    check_first(parsed, x, x, labels, generator)
+    return _Block(parsed, x, labels, generator, which)
 
 
 def _is_standard(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ thread that calls :func:`begin` and :meth:`Pending.order` only, never by the one
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -21,12 +22,16 @@ from torch import Tensor
 from immiscible.couplings.base import full_float32, rows
 from immiscible.couplings.ladder import Method, chosen
 from immiscible.couplings.parallel import each
-from immiscible.couplings.ranks import Ranks, tell_single
+from immiscible.couplings.ranks import Ranks, fail_with_others, tell_same, tell_single
 from immiscible.couplings.slabs import BLOCK, SAMPLE, leading_components, slabs
 from immiscible.couplings.solvers import SOLVERS
 from immiscible.errors import InputError
 
 Problem = Callable[[], Tensor]
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+# Noise is told apart by its first values, data by a sample of the first datum, unless that is too little to tell by.
+MARKED, SAMPLED, LEAST_BYTES = 64, 4096, 16
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,13 @@ class Pending:
         return self.order()[first:last]
 
 
-def agree(x: Tensor, labels: Tensor | None, ranks: Ranks, error: InputError | None = None) -> list[int]:
+def agree(
+    x: Tensor,
+    labels: Tensor | None,
+    ranks: Ranks,
+    error: Exception | None = None,
+    noise: Tensor | None = None,
+) -> list[int]:
     """How many data each rank brings, once it is clear that all fit together; all ranks must call it.
 
     Arguments:
@@ -92,23 +103,71 @@ def agree(x: Tensor, labels: Tensor | None, ranks: Ranks, error: InputError | No
         labels: Their classes, or None.
         ranks: Who shares the pool.
         error: What is wrong with the input of this rank. Every rank then raises, instead of waiting for this one.
+        noise: Their noise, where that is to travel, and not to be drawn from seeds in the dtype of the data.
 
     Raises:
-        InputError: If the input of any rank is wrong, or does not fit that of the others.
+        InputError: If the input of any rank is wrong, or does not fit that of the others, or two have the same noise.
     """
-    facts = [-1, 0, 0] if error else [len(x), rows(x).shape[1], int(labels is not None)]
-    every = ranks.facts(facts, x.device)
+    if ranks.size == 1:
+        if error:
+            raise error
+        return [len(x)]
+    every = ranks.facts([1] + [0] * 6 if error else [0, *_facts(x, labels, noise)])
     if error:
         raise error
-    for rank, (count, *form) in enumerate(every):
-        if count < 0:
-            raise InputError(f"rank {rank} of the pool was given wrong input: its own message says what.")
-        if form != every[0][1:]:
+    fail_with_others([failed for failed, *_ in every])
+    for rank, (*_, values, labelled, dtype, _, _) in enumerate(every):
+        if [values, labelled, dtype] != every[0][2:5]:
             raise InputError(
-                f"all ranks of a pool must bring data of one size, all with labels or none, got {every[0][1]} values "
-                f"on rank 0 and {form[0]} on rank {rank}, labels {bool(every[0][2])} and {bool(form[1])}."
+                "all ranks of a pool must bring data of one size and dtype, all with labels or none, got "
+                f"{_form(every[0])} on rank 0 and {_form(every[rank])} on rank {rank}."
             )
-    return [count for count, *_ in every]
+    _compare(ranks, [fact[5] for fact in every], [fact[6] for fact in every])
+    return [count for _, count, *_ in every]
+
+
+def _facts(x: Tensor, labels: Tensor | None, noise: Tensor | None) -> list[int]:
+    """What has to fit that of other ranks, or to differ from it, as whole numbers."""
+    dtype = (x if noise is None else noise).dtype
+    form = [len(x), rows(x).shape[1], int(labels is not None), DTYPES.index(dtype) if dtype in DTYPES else -1]
+    return [*form, 0 if noise is None else _mark(rows(noise[:MARKED]).flatten()[:MARKED]), _mark(_sample(x))]
+
+
+def _form(facts: list[int]) -> str:
+    _, _, values, labelled, dtype, *_ = facts
+    return f"{values} values of {DTYPES[dtype]} with{'' if labelled else 'out'} labels"
+
+
+def _sample(x: Tensor) -> Tensor:
+    """Some values of all over the first datum."""
+    first = rows(x[:1]).flatten()
+    return first[:: max(1, len(first) // SAMPLED)]
+
+
+def _mark(values: Tensor) -> int:
+    """A whole number that differs for different values but for negligible odds; 0 for too few of them to tell."""
+    given = values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(given, digest_size=7).digest(), "big") if len(given) >= LEAST_BYTES else 0
+
+
+def _compare(ranks: Ranks, noises: list[int], data: list[int]) -> None:
+    """Refuses the same noise on two ranks, and warns of the same data."""
+    if pair := _alike(noises):
+        raise InputError(
+            f"ranks {pair[0]} and {pair[1]} of the pool brought the same noise, and its law would be wrong: seed each "
+            "rank on its own, with accelerate by `set_seed(seed, device_specific=True)`."
+        )
+    if pair := _alike(data):
+        tell_same(ranks, pair)
+
+
+def _alike(marks: list[int]) -> tuple[int, int] | None:
+    """The first two ranks with one mark."""
+    first: dict[int, int] = {}
+    for rank, mark in enumerate(marks):
+        if mark and first.setdefault(mark, rank) != rank:
+            return first[mark], rank
+    return None
 
 
 def begin(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, Independent, check_inputs, eager
-from immiscible.couplings.ranks import ranks_of
+from immiscible.couplings.base import Coupling, Independent, eager
+from immiscible.couplings.ranks import check_first, ranks_of
 from immiscible.errors import InputError
 
 
@@ -46,11 +46,14 @@ class Mixed:
         self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Couples or not, see :class:`~immiscible.couplings.base.Coupling`. The coin is the generator's first draw."""
-        check_inputs(x, noise, labels, generator)
+        check_first(self.coupling, x, noise, labels, generator)
         device = x.device if generator is not None else "cpu"
         coin = torch.rand((), generator=generator, device=device, dtype=torch.float32)
-        # Ranks that share a pool must toss alike, or some would wait for the others for ever.
-        heads = ranks_of(self.coupling).from_first(coin).item() < self.p
+        # Ranks that share a pool must toss alike, or some would wait for the others for ever. By way of the CPU, since
+        # they may differ in whether they give a generator.
+        heads = ranks_of(self.coupling).from_first(coin.cpu()).item() < self.p
+        if not heads and not len(x):
+            return noise.detach()
         chosen = self.coupling if heads else Independent()
         return chosen(x, noise, labels=labels, generator=generator)
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from immiscible.couplings.base import check_inputs, finite_norms, full_float32
 from immiscible.couplings.notes import leave_unnoted, note_once
 from immiscible.errors import InputError
 
-# What is told once: that ranks share a pool, that they do not, and that there is nothing to pair.
-GLOBAL, ALONE, SINGLE = "global", "alone", "single"
+T = TypeVar("T")
+
+# What is told once: that ranks share a pool, that they do not, that there is nothing to pair, and that they brought the
+# same data.
+GLOBAL, ALONE, SINGLE, SAME = "global", "alone", "single", "same"
 
 
 @dataclass(frozen=True)
@@ -67,11 +72,11 @@ class Ranks:
             return torch.device("cpu")
         return torch.device(next(iter(backends)), torch.accelerator.current_device_index())
 
-    def facts(self, values: list[int], device: torch.device) -> list[list[int]]:
-        """A few whole numbers of every rank."""
+    def facts(self, values: list[int]) -> list[list[int]]:
+        """A few whole numbers of every rank. They travel in one way whatever the data of a rank are, if any."""
         if self.size == 1:
             return [values]
-        own = torch.tensor(values, device=self.device(device))
+        own = torch.tensor(values, device=self.device(torch.device("cpu")))
         every = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(every, own, group=self.group)
         return [part.tolist() for part in every]
@@ -114,6 +119,54 @@ def ranks_of(coupling: Any) -> Ranks:
     while not hasattr(coupling, "ranks") and hasattr(coupling, "coupling"):
         coupling = coupling.coupling
     return coupling.ranks() if hasattr(coupling, "ranks") else Ranks()
+
+
+def check_share(
+    x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None, ranks: Ranks
+) -> None:
+    """Checks what a rank brings to a pool, values too. It may have no data where others do."""
+    check_inputs(x, noise, labels, generator, least=int(ranks.size == 1))
+    with full_float32(x.device):
+        finite_norms(x, noise)
+
+
+def check_first(
+    coupling: Any, x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None
+) -> None:
+    """Checks the inputs of what wraps a coupling; all ranks that share its pools must call it.
+
+    Raises:
+        InputError: If the input is wrong, or that of another rank is. None of them may then wait for that one.
+    """
+    ranks = ranks_of(coupling)
+    if ranks.size == 1:
+        check_inputs(x, noise, labels, generator)
+    else:
+        together(ranks, lambda: check_share(x, noise, labels, generator, ranks))
+
+
+def together(ranks: Ranks, act: Callable[[], T]) -> T:
+    """Does something that may fail on one rank, and fails on all if it does; all ranks must call it.
+
+    Raises:
+        InputError: If it failed on another rank.
+    """
+    if ranks.size == 1:
+        return act()
+    try:
+        result = act()
+    except Exception:
+        ranks.facts([1])
+        raise
+    fail_with_others([wrong for (wrong,) in ranks.facts([0])])
+    return result
+
+
+def fail_with_others(wrong: list[int]) -> None:
+    """Raises if one of the ranks was given wrong input."""
+    for rank, failed in enumerate(wrong):
+        if failed:
+            raise InputError(f"rank {rank} of the pool was given wrong input: its own message says what.")
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:
@@ -160,6 +213,16 @@ def tell_single(ranks: Ranks, largest: int) -> None:
         note_once(SINGLE, logging.WARNING, message)
 
 
+def tell_same(ranks: Ranks, pair: tuple[int, int]) -> None:
+    """Warns once that two ranks brought the same data."""
+    if ranks.rank == 0:
+        message = (
+            f"ranks {pair[0]} and {pair[1]} of the pool brought the same data: each should read its own part, as a "
+            "DistributedSampler or accelerate's `prepare` makes it."
+        )
+        note_once(SAME, logging.WARNING, message)
+
+
 def leave_untold() -> None:
     """Leaves all this unsaid, for callers that say themselves how they pool."""
-    leave_unnoted(GLOBAL, ALONE, SINGLE)
+    leave_unnoted(GLOBAL, ALONE, SINGLE, SAME)

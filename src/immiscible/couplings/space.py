@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, check_inputs, eager, full_float32, note_unless_normal
+from immiscible.couplings.base import Coupling, eager, full_float32, note_unless_normal
+from immiscible.couplings.ranks import check_first, ranks_of, together
 from immiscible.errors import InputError
 
 
@@ -142,12 +143,13 @@ class InSpace:
         self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Couples, see :class:`~immiscible.couplings.base.Coupling`."""
-        check_inputs(x, noise, labels, generator)
-        space = self.space
+        check_first(self.coupling, x, noise, labels, generator)
+        space, ranks = self.space, ranks_of(self.coupling)
         if not space.is_coarse:
-            return self.coupling(space.ranked(x), noise, labels=labels, generator=generator)
+            data = together(ranks, lambda: space.ranked(x))
+            return self.coupling(data, noise, labels=labels, generator=generator)
         with full_float32(x.device):
-            data, coarse = space.ranked(x.float()), space.coarse(noise.float())
+            data, coarse = together(ranks, lambda: (space.ranked(x.float()), space.coarse(noise.float())))
             note_unless_normal(torch.linalg.vector_norm(coarse, dim=1), coarse.shape[1], "a coarse space")
             return space.replaced(noise, self.coupling(data, coarse, labels=labels, generator=generator))
 
