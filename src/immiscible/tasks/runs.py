@@ -21,7 +21,7 @@ from immiscible.couplings.parts import pooled_by_run
 from immiscible.couplings.ranks import leave_untold
 from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.data import Images
-from immiscible.errors import InputError
+from immiscible.errors import InputError, one_line
 from immiscible.networks import choose
 from immiscible.samplers import AnySampler, Samples
 from immiscible.samplers.base import Start
@@ -39,8 +39,9 @@ from immiscible.training.launcher import make_accelerator
 from immiscible.training.locks import locked
 from immiscible.training.loop import Loop
 from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
-from immiscible.training.rundir import PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
+from immiscible.training.rundir import CONFIG, PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
 from immiscible.training.sources import Points
+from immiscible.values import told
 
 C = TypeVar("C", bound=TaskConfig)
 
@@ -134,7 +135,12 @@ def _write_prompts(out: Path, prompts: Sequence[str]) -> None:
 
 def _read_prompts(out: Path) -> tuple[str, ...]:
     path = out / PROMPTS
-    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1]) if path.exists() else ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be text in UTF-8 with a prompt a line, got: {one_line(error)}.") from None
 
 
 def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostSpace, per_pairing: int) -> Drift:
@@ -233,6 +239,8 @@ class Run:
     def prompts(self, count: int) -> list[str]:
         """What so many samples are drawn for, in turn; for text-conditional runs."""
         known = _read_prompts(self.path)
+        if not known:
+            raise InputError(f"{self.path / PROMPTS} must hold a prompt a line, got none.")
         return [known[index % len(known)] for index in range(count)]
 
     def data(self, moved: str = "") -> Images:
@@ -290,14 +298,19 @@ def read_run_config(path: Path) -> tuple[TaskConfig, dict[str, Any]]:
     """The configuration of a run, and all that its ``config.json`` holds.
 
     Raises:
-        InputError: If there is no run, or its task is not known to this version.
+        InputError: If there is no run, its task is not known to this version, or its configuration was altered.
     """
-    saved = read_config(path)
-    kind = CONFIGS.get(saved.get("task", ""))
+    saved = read_config(path, ("task", "data_shape", "classes", "data_fingerprint"))
+    kind = CONFIGS.get(saved["task"])
     if kind is None:
-        raise InputError(f"{path} must be a run of {', '.join(CONFIGS)}, got {saved.get('task')!r}.")
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
+        raise InputError(f"{path} must be a run of {', '.join(CONFIGS)}, got {told(saved['task'])}.")
+    if kind is StableDiffusionConfig:
+        read_config(path, ("model", "model_fingerprint"))
+    names = {field.name for field in dataclasses.fields(kind)} - {"out"}
+    try:
+        return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
+    except InputError as error:
+        raise InputError(f"{path / CONFIG} must be as it was written, got values that do not fit: {error}") from None
 
 
 def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
@@ -306,7 +319,9 @@ def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
     wanted = [found for found in there if step in (None, step_of(found))]
     if not wanted:
         steps = ", ".join(str(step_of(found)) for found in reversed(there)) or "none"
-        raise InputError(f"{path} must hold a checkpoint{f' of step {step}' if step else ''}, got steps: {steps}.")
+        raise InputError(
+            f"{path} must hold a checkpoint{'' if step is None else f' of step {step}'}, got steps: {steps}."
+        )
     for found in wanted:
         try:
             return step_of(found), load_average(found)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from immiscible.errors import InputError
+from immiscible.records import Unfit, check_list, check_record, number, read_json
 from immiscible.training.config import RunConfig, as_json, differing_keys
 from immiscible.training.files import write_json
 from immiscible.training.outputs import check_output, folder_of
+from immiscible.training.recipes import CONFIGS
+from immiscible.values import Kind, kinds
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 # What samples of a text-conditional run are drawn for, a line each.
 PROMPTS = "prompts.txt"
+# What tells a run from others, apart from its configuration; and the largest side of an image among it.
+FACTS: dict[str, Kind] = {
+    "task": Kind("task", str),
+    "version": Kind("version", str),
+    "processes": number("processes", whole=True, least=1, most=10**6),
+    "data_fingerprint": Kind("data_fingerprint", str),
+    "data_count": number("data_count", whole=True, least=1, most=2**62),
+    "classes": number("classes", whole=True, least=0, most=10**7),
+    "model_fingerprint": Kind("model_fingerprint", str),
+}
+LARGEST_SIDE = 2**16
 # Facts of runs that do not say so.
 BEFORE = {"processes": 1}
 
@@ -93,15 +108,36 @@ def _defaults(config: RunConfig) -> dict[str, Any]:
     return {field.name: field.default for field in fields if field.name not in ("out", "extend")}
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """The configuration of a run.
+def read_config(run: Path, required: Collection[str] = ()) -> dict[str, Any]:
+    """The configuration of a run, whose values are of the types and in the ranges that they were written with.
+
+    Arguments:
+        run: The run directory.
+        required: Keys that it must have.
 
     Raises:
-        InputError: If the directory holds no run.
+        InputError: If the directory holds no run, or what it holds was altered.
     """
+    path = run / CONFIG
     try:
-        return json.loads((run / CONFIG).read_text())
+        saved = check_record(read_json(path), FACTS, path, required)
+        check_record(saved, _known(saved.get("task", "")), path)
+        if "data_shape" in saved:
+            check_list(saved["data_shape"], "data_shape", path, _is_side, "the three numbers (C, H, W)")
+            if len(saved["data_shape"]) != 3:
+                raise Unfit(f"`data_shape` in {path} must be three numbers, got {len(saved['data_shape'])}")
+        return saved
     except FileNotFoundError:
         raise InputError(f"{run} must be a run directory with a {CONFIG}, got none: train with --out {run}.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run / CONFIG} must be readable JSON, got: {error}.") from None
+    except Unfit as error:
+        raise InputError(f"{error}: restore the file as it was written.") from None
+
+
+@cache
+def _known(task: str) -> Mapping[str, Kind]:
+    """What a task's configuration holds."""
+    return {name: kind for name, kind in kinds(CONFIGS[task]).items() if name != "out"} if task in CONFIGS else {}
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE
