@@ -35,6 +35,7 @@ from immiscible.training.checkpoint import Damaged, checkpoints, load_average, s
 from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
+from immiscible.training.fitting import check_average
 from immiscible.training.launcher import make_accelerator
 from immiscible.training.locks import locked
 from immiscible.training.loop import Loop
@@ -289,6 +290,7 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
     found, weights = _weights(path, step)
     task = BUILDERS[config.task](config, known_facts(config, shape, saved["classes"], _read_prompts(path)))
+    check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
     load_weights(task.network, weights)
     task.network.to(device).eval()
     return Run(path, config, task, found, shape)
@@ -319,9 +321,8 @@ def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
     wanted = [found for found in there if step in (None, step_of(found))]
     if not wanted:
         steps = ", ".join(str(step_of(found)) for found in reversed(there)) or "none"
-        raise InputError(
-            f"{path} must hold a checkpoint{'' if step is None else f' of step {step}'}, got steps: {steps}."
-        )
+        named = "" if step is None else f" of step {step}"
+        raise InputError(f"{path} must hold a checkpoint{named}, got steps: {steps}.")
     for found in wanted:
         try:
             return step_of(found), load_average(found)

@@ -21,12 +21,17 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from immiscible.errors import InputError
+from immiscible.records import Unfit, check_list, check_record, number, read_json
 from immiscible.training.files import flush_directory, remove, write_bytes, write_json, writing
+from immiscible.values import Kind
 
 AVERAGE = "ema.safetensors"
 FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")
 # What reading a file that is missing, cut short or altered may raise.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
+# What a checkpoint's numbers are.
+STATE = {"step": number("step", whole=True, least=0, most=10**9)}
+LOOP = {"loss_sum": number("loss_sum"), "loss_count": number("loss_count", whole=True, least=0, most=10**9)}
 STEP = re.compile(r"step-(\d+)")
 
 
@@ -137,7 +142,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         Damaged: If a file is missing, cut short or altered.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = _read_state(path)
         model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
         merged = _unflatten_optimizer(optimizer, state["optimizer"])
         return Checkpoint(state["step"], model, ema, merged, state["loop"])
@@ -152,15 +157,34 @@ def load_average(path: Path) -> dict[str, Tensor]:
         Damaged: If it is missing, cut short or altered.
     """
     try:
-        return _verified(path / AVERAGE, json.loads((path / "state.json").read_text())["sha256"][AVERAGE])
+        return _verified(path / AVERAGE, _read_state(path)["sha256"][AVERAGE])
     except DAMAGE as error:
         raise Damaged(f"{path}: {error}") from error
 
 
 def weights_digest(run: Path, step: int) -> str:
     """The SHA-256 of the moving average at a step of a run, as it was written."""
-    state = json.loads((run / "checkpoints" / f"step-{step}" / "state.json").read_text())
-    return state["sha256"][AVERAGE]
+    path = run / "checkpoints" / f"step-{step}"
+    try:
+        return _read_state(path)["sha256"][AVERAGE]
+    except DAMAGE as error:
+        raise InputError(f"{path} must hold a whole checkpoint, got: {error}.") from None
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What ``state.json`` of a checkpoint holds, of the types that were written."""
+    where = path / "state.json"
+    state = check_record(read_json(where), STATE, where, ("step", "sha256", "optimizer", "loop"))
+    checksums = {name: Kind(name, str) for name in FILES}
+    check_record(state["sha256"], checksums, f"`sha256` of {where}", FILES)
+    check_record(state["loop"], LOOP, f"`loop` of {where}", LOOP)
+    check_list(state["loop"].get("stream", []), "stream", where, lambda value: isinstance(value, dict), "objects")
+    scaler = check_record(state["loop"].get("scaler", {}), {}, f"`scaler` of {where}")
+    check_record(scaler, {key: number(key) for key in scaler}, f"`scaler` of {where}")
+    check_record(state["optimizer"], {}, f"`optimizer` of {where}", ("param_groups",))
+    if state["step"] != step_of(path):
+        raise Unfit(f"`step` in {where} must be that of its directory, got {state['step']}")
+    return state
 
 
 def _verified(path: Path, checksum: str) -> dict[str, Tensor]:

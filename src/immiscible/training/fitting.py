@@ -66,9 +66,7 @@ def check_tensors(where: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
         Unfit: That names the first that differs.
     """
     for name in wanted.keys() - found.keys():
-        raise Unfit(
-            f"{where} must hold `{told(name)}`, one of {len(wanted)} weights, got {len(found)} without"
-        )
+        raise Unfit(f"{where} must hold `{told(name)}`, one of {len(wanted)} weights, got {len(found)} without")
     for name in found.keys() - wanted.keys():
         raise Unfit(f"{where} must hold the {len(wanted)} weights of this network, got also `{told(name)}`")
     for name, tensor in found.items():

@@ -36,6 +36,7 @@ from immiscible.training.checkpoint import (
 )
 from immiscible.training.config import RunConfig
 from immiscible.training.events import Bar, Metrics, say
+from immiscible.training.fitting import check_fits
 from immiscible.training.interrupts import Interrupted, StopRequest
 from immiscible.training.optimizer import make_optimizer
 from immiscible.training.order import DataOrder
@@ -351,7 +352,9 @@ class Loop:
         damaged = []
         for path in checkpoints(self.directory):
             try:
-                self._restore(load_checkpoint(path))
+                found = load_checkpoint(path)
+                check_fits(path, found, trained_weights(self._bare_network()), self.optimizer)
+                self._restore(found)
                 break
             except Damaged as error:
                 if self.accelerator.is_main_process:
