@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
@@ -121,3 +124,58 @@ def test_images_that_do_not_divide_into_cells_are_refused() -> None:
         InSpace(LinearAssignment(), CostSpace(pool=5))(data(4), data(4, 1))
     with pytest.raises(InputError, match="a pool or a basis, got both"):
         CostSpace(pool=2, basis=components(3))
+
+
+NEARLY = components(24) * torch.linspace(1, 1.0004, 24)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": 0}, "`pool` must be a number of cells, a whole number of at least 1, got 0."),
+        ({"pool": -2}, "at least 1, got -2."),
+        ({"pool": 2.0}, "at least 1, got 2.0."),
+        ({"pool": True}, "at least 1, got True."),
+        ({"pool": 2, "basis": components(2)}, "a pool or a basis, got both"),
+        ({"centre": torch.tensor([0.0, torch.nan])}, "`centre` of a cost space must be finite"),
+        ({"centre": 0.5}, "`centre` must be a torch.Tensor, got float"),
+        ({"scale": torch.tensor([1.0, torch.inf])}, "`scale` of a cost space must be finite"),
+        ({"scale": torch.tensor([1.0, 0.0])}, "`scale` of a cost space must be positive, got 0:"),
+        ({"scale": torch.tensor([1, 2])}, "`scale` must have a real floating dtype"),
+        ({"basis": torch.full((1, 4), torch.nan)}, "`basis` of a cost space must be finite"),
+        ({"basis": components(24) * 2}, "`basis` must have orthonormal rows, got products of rows that are off by 3:"),
+        ({"basis": NEARLY}, "off by 0.0008: take `torch.linalg.qr(basis.T)[0].T`."),
+        ({"basis": components(24).T}, "`basis` must have shape (d, D) with 1 <= d <= D, got (288, 24)."),
+        ({"basis": torch.ones(4)}, "`basis` must have shape (d, D) with 1 <= d <= D, got (4,)."),
+    ],
+)
+def test_space_that_is_none_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        CostSpace(**settings)
+
+
+def test_space_of_other_data_is_refused() -> None:
+    x = data(5)
+    for space, message in (
+        (CostSpace(centre=torch.zeros(5, *SHAPE)), "`centre` of a cost space must broadcast to one datum, with shape"),
+        (CostSpace(centre=torch.zeros(3, 8, 8)), "with shape (3, 8, 12), got (3, 8, 8)."),
+        (CostSpace(scale=torch.ones(3)), "`scale` of a cost space must broadcast to one datum"),
+        (CostSpace(basis=torch.eye(7)), "must have shape (d, 288) for data with shape (3, 8, 12), got (7, 7)."),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            InSpace(LinearAssignment(), space)(x, data(5, 1))
+
+
+def test_space_of_what_is_nearly_one_is_taken() -> None:
+    """Rows as float32 makes them, and what broadcasts."""
+    space = CostSpace(torch.zeros(3, 1, 1), torch.ones(12), basis=components(24).double())
+    paired = InSpace(LinearAssignment(), space)(data(5), data(5, 1))
+    expected = InSpace(LinearAssignment(), CostSpace(basis=components(24)))(data(5), data(5, 1))
+    torch.testing.assert_close(paired, expected)
+
+
+def test_what_is_no_coupling_or_no_space_is_refused() -> None:
+    with pytest.raises(InputError, match="`coupling` must be a coupling, got 'knn:8'"):
+        InSpace("knn:8", CostSpace(pool=2))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="`space` must be a CostSpace, got int"):
+        InSpace(KNN(8), 4)  # pyright: ignore[reportArgumentType]

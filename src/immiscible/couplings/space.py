@@ -21,9 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, eager, full_float32, note_unless_normal
+from immiscible.couplings.base import Coupling, check_plain, eager, full_float32, note_unless_normal, rows
 from immiscible.couplings.ranks import check_first, ranks_of, together
 from immiscible.errors import InputError
+
+# How far products of the rows of a basis may be off.
+ORTHONORMAL = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +37,10 @@ class CostSpace:
         centre: What to subtract from the data, with a shape that broadcasts to one datum; None for nothing.
         scale: What to divide the data by, positive, with a shape that broadcasts to one datum; None for one.
         pool: Compare means over ``pool`` by ``pool`` cells of images with shape (C, H, W), H and W multiples of it.
-        basis: Compare components along these orthonormal rows, with shape (d, D).
+        basis: Compare components along these rows, orthonormal to within 1e-4, with shape (d, D).
 
     Raises:
-        InputError: If both a pool and a basis are given.
+        InputError: If both a pool and a basis are given, or one of all this is not as it should be.
     """
 
     centre: Tensor | None = None
@@ -48,6 +51,13 @@ class CostSpace:
     def __post_init__(self) -> None:
         if self.pool is not None and self.basis is not None:
             raise InputError("a cost space must have a pool or a basis, got both.")
+        if self.pool is not None and (not isinstance(self.pool, int) or isinstance(self.pool, bool) or self.pool < 1):
+            raise InputError(f"`pool` must be a number of cells, a whole number of at least 1, got {self.pool!r}.")
+        for name, value in self.tensors().items():
+            if value is not None:
+                _check_tensor(value, name)
+        if self.basis is not None:
+            _check_basis(self.basis)
 
     @property
     def trivial(self) -> bool:
@@ -65,8 +75,33 @@ class CostSpace:
 
     def standardize(self, x: Tensor) -> Tensor:
         """Data minus the centre, over the scale, with the shape of ``x``."""
+        for name, value in self.tensors().items():
+            if value is not None:
+                self._check_fits(value, name, x)
         x = x if self.centre is None else x - self.centre
         return x if self.scale is None else x / self.scale
+
+    @staticmethod
+    def _check_fits(value: Tensor, name: str, x: Tensor) -> None:
+        """Checks that the centre, scale or basis is one for such data."""
+        if value.device != x.device:
+            raise InputError(
+                f"`{name}` of a cost space must be on the device of the data, {x.device}, got {value.device}: use "
+                f'`space.to("{x.device}")`.'
+            )
+        datum, shape = x.shape[1:], value.shape
+        if name == "basis":
+            if shape[1] != datum.numel():
+                raise InputError(
+                    f"`basis` of a cost space must have shape (d, {datum.numel()}) for data with shape "
+                    f"{tuple(datum)}, got {tuple(shape)}."
+                )
+        elif len(shape) > len(datum) or any(
+            size not in (1, wanted) for size, wanted in zip(reversed(shape), reversed(datum), strict=False)
+        ):
+            raise InputError(
+                f"`{name}` of a cost space must broadcast to one datum, with shape {tuple(datum)}, got {tuple(shape)}."
+            )
 
     @property
     def is_coarse(self) -> bool:
@@ -91,13 +126,13 @@ class CostSpace:
     def project(self, values: Tensor) -> Tensor:
         r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
         if self.basis is not None:
-            return values.flatten(1) @ self.basis.T
+            return rows(values) @ self.basis.T.to(values.dtype)
         return F.avg_pool2d(values, self._cell(values)).mul(self._cell_norm(values)).flatten(1)
 
     def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
         r"""A coarse version with shape (B, d) back in the shape of ``like``; :math:`P^\top c`."""
         if self.basis is not None:
-            return (coarse @ self.basis).view(like.shape)
+            return (coarse @ self.basis.to(coarse.dtype)).view(like.shape)
         cells = coarse.view(*like.shape[:2], self.pool or 1, self.pool or 1)
         height, width = self._cell(like)
         return cells.repeat_interleave(height, 2).repeat_interleave(width, 3).div(self._cell_norm(like))
@@ -113,6 +148,32 @@ class CostSpace:
 
     def _cell_norm(self, values: Tensor) -> float:
         return math.sqrt(math.prod(self._cell(values)))
+
+
+def _check_tensor(value: Tensor, name: str) -> None:
+    """Checks what can be told of a centre, scale or basis without the data."""
+    check_plain(value, name)
+    if not value.isfinite().all():
+        raise InputError(f"`{name}` of a cost space must be finite, got NaN or infinite values.")
+    if name == "scale" and not (value > 0).all():
+        raise InputError(
+            f"`scale` of a cost space must be positive, got {value.min().item():g}: set the scale of what does not "
+            "vary to 1."
+        )
+
+
+def _check_basis(basis: Tensor) -> None:
+    """Checks that the rows are orthonormal: else what is put back in the noise has not the law of noise."""
+    if basis.ndim != 2 or not 1 <= len(basis) <= basis.shape[1]:
+        raise InputError(f"`basis` must have shape (d, D) with 1 <= d <= D, got {tuple(basis.shape)}.")
+    with full_float32(basis.device):
+        products = basis.float() @ basis.float().T
+    error = (products - torch.eye(len(basis), device=basis.device)).abs().max().item()
+    if not error <= ORTHONORMAL:
+        raise InputError(
+            f"`basis` must have orthonormal rows, got products of rows that are off by {error:.2g}: take "
+            "`torch.linalg.qr(basis.T)[0].T`."
+        )
 
 
 @dataclass(frozen=True)
@@ -137,6 +198,12 @@ class InSpace:
 
     coupling: Coupling
     space: CostSpace
+
+    def __post_init__(self) -> None:
+        if not callable(self.coupling):
+            raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
+        if not isinstance(self.space, CostSpace):
+            raise InputError(f"`space` must be a CostSpace, got {type(self.space).__name__}: try `CostSpace(pool=8)`.")
 
     @eager
     def __call__(
