@@ -111,6 +111,22 @@ def test_run_without_a_checkpoint_may_change(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["mine.png"]
 
 
+def test_run_of_other_seeds_is_not_gone_on_with(tmp_path: Path) -> None:
+    config = FlowConfig(out=tmp_path, steps=10)
+    open_run(config, {"version": "0.1.0"})
+    (tmp_path / "checkpoints/step-5").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"got one of version 0\.1\.0, whose data and noise would be others"):
+        open_run(config, {"version": "0.2.0", "seed_bits": 63})
+    # Nothing is drawn any more for one whose training is over.
+    (tmp_path / "checkpoints/step-10").mkdir()
+    open_run(config, {"version": "0.2.0", "seed_bits": 63})
+    assert read_config(tmp_path)["version"] == "0.1.0"
+    with pytest.raises(InputError, match="seed was 0, is 1"):
+        open_run(dataclasses.replace(config, seed=1), {"version": "0.2.0", "seed_bits": 63})
+    with pytest.raises(InputError, match="whose data and noise would be others"):
+        open_run(dataclasses.replace(config, steps=20, extend=True), {"version": "0.2.0", "seed_bits": 63})
+
+
 @pytest.mark.parametrize("name", ["step-3", "step-3.damaged-1"])
 def test_other_data_is_another_configuration(tmp_path: Path, name: str) -> None:
     config = FlowConfig(out=tmp_path / "run")

@@ -32,7 +32,8 @@ def inpaint(arguments: Inpaint) -> None:
     mask = painting.read_mask(arguments.mask, (side, side))
     sampler = PipelineSampler(arguments.scheduler, arguments.steps)
     guidance = model.guidance if arguments.guidance is None else arguments.guidance
-    how = painting.Painting(sampler, guidance, arguments.strength, arguments.seed, arguments.batch_size)
+    seed = model.seed(arguments.seed)
+    how = painting.Painting(sampler, guidance, arguments.strength, seed, arguments.batch_size)
     chosen = evenly_spaced(len(data), arguments.num)
     prompts = _prompts(data, chosen.tolist(), arguments.caption_template)
     with alone(arguments.out):

@@ -16,6 +16,7 @@ from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.components import fingerprint
 from immiscible.training.checkpoint import weights_digest
 from immiscible.training.launcher import check_device
+from immiscible.training.randomness import SEED_BITS, seed_of
 from immiscible.training.recipes import StableDiffusionConfig
 from immiscible.training.rundir import CONFIG, read_config
 
@@ -56,6 +57,7 @@ class TextModel:
         prompts: Prompts of its own.
         template: The caption of a class.
         guidance: The weight of guidance unless told otherwise.
+        seed_bits: How much of a derived seed its generators use.
     """
 
     pipeline: Any
@@ -64,6 +66,11 @@ class TextModel:
     prompts: tuple[str, ...]
     template: str
     guidance: float
+    seed_bits: int = SEED_BITS
+
+    def seed(self, seed: int) -> int:
+        """A seed as its images are drawn from it, see :meth:`immiscible.tasks.runs.Run.seed`."""
+        return seed_of(self.seed_bits, seed)
 
 
 def open_text_model(path: Path, step: int | None, device: torch.device | str) -> TextModel:
@@ -78,8 +85,8 @@ def open_text_model(path: Path, step: int | None, device: torch.device | str) ->
     task: Any = run.task
     pipeline = task.pipeline().to(device)
     origin = {"model": read_config(path)["model_fingerprint"], "weights": weights_digest(path, run.step)}
-    config = run.config
-    return TextModel(pipeline, run.shape[1:], origin, task.facts.prompts, config.caption_template, config.guidance)
+    config, size, prompts = run.config, run.shape[1:], task.facts.prompts
+    return TextModel(pipeline, size, origin, prompts, config.caption_template, config.guidance, run.seed_bits)
 
 
 def device_named(name: str) -> str:

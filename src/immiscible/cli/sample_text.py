@@ -66,7 +66,7 @@ def _request(arguments: Sample, model: TextModel) -> generate.Request:
         num=arguments.num,
         sampler=_sampler(arguments),
         guidance=guidance,
-        seed=arguments.seed,
+        seed=model.seed(arguments.seed),
         size=model.size,
         noise_scale=arguments.noise_scale,
         kind=arguments.format,

@@ -153,7 +153,7 @@ def evaluate_painting(
         )
         if (row := _find(read_rows(run.path), question)) is None:
             pipeline = cast(Any, run.task).pipeline().to(run.device)
-            how = Painting(cast(PipelineSampler, sampler), guidance, seed=seed)
+            how = Painting(cast(PipelineSampler, sampler), guidance, seed=run.seed(seed))
             parts = inpaint_parts(pipeline, _captioned(data, captions, chosen, how.batch_size), len(chosen), mask, how)
             values = torch.cat([reference.embed(painted) for painted in parts])
             found = {"calls": int(str(sampler)), **score_features(values, reference).as_dict()}

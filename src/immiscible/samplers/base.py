@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from immiscible.seeds import seeded
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -39,7 +41,7 @@ class Start:
 
     def generators(self) -> list[torch.Generator]:
         """Fresh generators on the CPU, one for each image, so that the device does not matter."""
-        return [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds]
+        return [seeded(seed) for seed in self.seeds]
 
 
 class Sampler(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from immiscible.data import Images
 from immiscible.networks import build
 from immiscible.samplers import AnySampler, Samples, Start
+from immiscible.seeds import seed_all
 from immiscible.training.loop import Task
 from immiscible.training.randomness import derive, generator
 from immiscible.training.recipes import ImageConfig
@@ -120,7 +121,7 @@ class PixelTask:
 def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
     """Builds the network; its initial weights depend on the seed and the architecture only."""
     with torch.random.fork_rng():
-        torch.manual_seed(derive(config.seed, "weights"))
+        seed_all(derive(config.seed, "weights"))
         return build(config, facts.shape, facts.classes)
 
 

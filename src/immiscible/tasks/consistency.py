@@ -32,6 +32,7 @@ from immiscible.processes import pseudo_huber
 from immiscible.samplers import AnySampler, Multistep, Samples
 from immiscible.samplers.base import Start
 from immiscible.samplers.consistency import SECOND_LEVEL
+from immiscible.seeds import seed_all
 from immiscible.tasks.common import Facts, PixelTask, Predict, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import ConsistencyConfig
@@ -74,7 +75,7 @@ class ConsistencyTask(PixelTask):
         return (pseudo_huber(prediction, target, c) / (upper - lower)).mean()
 
     def _denoised(self, network: nn.Module, batch: Batch, sigma: Tensor, labels: Tensor | None, seed: int) -> Tensor:
-        torch.manual_seed(seed)
+        seed_all(seed)
         x = batch.x + per_row(sigma, batch.x) * batch.noise
         return denoised(lambda points, t: network(points, t, labels), x, sigma, self.config)
 

@@ -39,6 +39,7 @@ from immiscible.training.fitting import check_average
 from immiscible.training.launcher import make_accelerator
 from immiscible.training.locks import locked
 from immiscible.training.loop import Loop
+from immiscible.training.randomness import SEED_BITS, ShortSeed, seed_of
 from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
 from immiscible.training.rundir import CONFIG, PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
 from immiscible.training.sources import Points
@@ -165,6 +166,7 @@ def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any
         "task": config.task,
         "version": __version__,
         "processes": processes,
+        "seed_bits": SEED_BITS,
         "data_fingerprint": data.fingerprint(),
         "data_count": len(data),
         "data_shape": list(data.shape),
@@ -204,6 +206,7 @@ class Run:
         task: Its task, with the moving average of the weights as its network, in evaluation mode.
         step: The step of the checkpoint.
         shape: The shape of an image, (C, H, W).
+        seed_bits: How much of a derived seed its generators use.
     """
 
     path: Path
@@ -211,6 +214,7 @@ class Run:
     task: PublishedTask
     step: int
     shape: Shape
+    seed_bits: int = SEED_BITS
 
     @property
     def network(self) -> nn.Module:
@@ -273,7 +277,11 @@ class Run:
 
     def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Where to start that many samples, see :meth:`immiscible.tasks.common.PublishedTask.start`."""
-        return self.task.start(count, seed, scale, first)
+        return self.task.start(count, self.seed(seed), scale, first)
+
+    def seed(self, seed: int) -> int:
+        """A seed as this run draws from it: one of an earlier version gives the images that it gave then."""
+        return seed_of(self.seed_bits, seed)
 
     def sample(self, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
         """Draws images, see :meth:`immiscible.tasks.common.PublishedTask.sample`."""
@@ -293,7 +301,7 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
     load_weights(task.network, weights)
     task.network.to(device).eval()
-    return Run(path, config, task, found, shape)
+    return Run(path, config, task, found, shape, saved.get("seed_bits", ShortSeed.BITS))
 
 
 def read_run_config(path: Path) -> tuple[TaskConfig, dict[str, Any]]:

@@ -24,6 +24,7 @@ from immiscible.couplings.base import Coupling
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.ranks import Ranks
 from immiscible.errors import InputError, ToldError
+from immiscible.seeds import seed_all
 from immiscible.training.average import Average, load_weights, trained_weights
 from immiscible.training.checkpoint import (
     Checkpoint,
@@ -183,7 +184,7 @@ class Loop:
     def _train_step(self) -> None:
         """One optimiser step on one global batch, of which this process takes its share."""
         config, rank = self.config, self.accelerator.process_index
-        torch.manual_seed(derive(config.seed, "dropout", self.step, rank))
+        seed_all(derive(config.seed, "dropout", self.step, rank))
         for micro in range(config.accumulation):
             last = micro == config.accumulation - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.network):

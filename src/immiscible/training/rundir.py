@@ -13,6 +13,7 @@ from immiscible.records import Unfit, check_list, check_record, number, read_jso
 from immiscible.training.config import RunConfig, as_json, differing_keys
 from immiscible.training.files import write_json
 from immiscible.training.outputs import check_output, folder_of
+from immiscible.training.randomness import SEED_BITS, ShortSeed
 from immiscible.training.recipes import CONFIGS
 from immiscible.values import Kind, kinds
 
@@ -29,10 +30,11 @@ FACTS: dict[str, Kind] = {
     "data_count": number("data_count", whole=True, least=1, most=2**62),
     "classes": number("classes", whole=True, least=0, most=10**7),
     "model_fingerprint": Kind("model_fingerprint", str),
+    "seed_bits": number("seed_bits", whole=True, least=ShortSeed.BITS, most=SEED_BITS),
 }
 LARGEST_SIDE = 2**16
 # Facts of runs that do not say so.
-BEFORE = {"processes": 1}
+BEFORE = {"processes": 1, "seed_bits": ShortSeed.BITS}
 
 
 def open_run(config: RunConfig, facts: dict[str, Any]) -> None:
@@ -77,6 +79,7 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
     saved = {**BEFORE, **_defaults(config), **read_config(config.out)}
     if not _has_checkpoint(config.out):
         return None if values == saved else values
+    values = _with_seeds_of(config, saved, values)
     _check_processes(config.out, saved["processes"], values["processes"])
     differing = differing_keys(values, saved)
     longer = differing == ["steps"] and config.steps > saved["steps"]
@@ -92,6 +95,20 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
 def check_place(config: RunConfig) -> None:
     """Checks that a run may be written to its directory, before its data is read; see :func:`check_output`."""
     check_output(config.out, "run", inputs=folder_of(config.data))
+
+
+def _with_seeds_of(config: RunConfig, saved: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for, with the seeds of a run whose training is over: nothing is drawn for it any more."""
+    if saved["seed_bits"] == values["seed_bits"]:
+        return values
+    steps = [path.name.removeprefix("step-") for path in (config.out / "checkpoints").glob("step-*")]
+    if any(step.isdecimal() and int(step) >= config.steps for step in steps):
+        return {**values, "seed_bits": saved["seed_bits"]}
+    raise InputError(
+        f"{config.out} must be a run whose seeds are drawn from as in this version, got one of version "
+        f"{saved.get('version')}, whose data and noise would be others from here on: go on with that version, or give "
+        "another --out."
+    )
 
 
 def _check_processes(out: Path, was: int, given: int) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
+from immiscible.seeds import seed_all
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.training.randomness import derive
 from immiscible.training.recipes import StableDiffusionRecipe
@@ -211,7 +212,7 @@ def trained_unet(recipe: StableDiffusionRecipe, unet: Any, seed: int) -> nn.Modu
         InputError: If no layer is of those that low-rank weights are to be added to.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, "weights"))
+        seed_all(derive(seed, "weights"))
         if recipe.mode == "scratch":
             unet = type(unet).from_config(unet.config)
         elif recipe.mode == "lora":

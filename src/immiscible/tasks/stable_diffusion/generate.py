@@ -30,6 +30,7 @@ from immiscible.training import outputs
 from immiscible.training.events import tracked
 from immiscible.training.files import write_bytes, write_text
 from immiscible.training.pictures import encode_png, to_uint8
+from immiscible.training.randomness import SEED_BITS, ShortSeed
 
 METADATA = "metadata.jsonl"
 # Images of a folder, or of a shard.
@@ -78,6 +79,7 @@ class Request:
             "size": list(self.size),
             "noise_scale": self.noise_scale,
             "format": self.kind,
+            **({} if isinstance(self.seed, ShortSeed) else {"seed_bits": SEED_BITS}),
         }
 
     def blocks(self) -> list[range]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler
+from immiscible.seeds import seeded
 from immiscible.tasks.stable_diffusion.pipelines import WITHOUT_CHECKER, embeddings
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import tokenize
@@ -145,7 +146,7 @@ def _paint(painter: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how: P
         num_inference_steps=how.sampler.steps,
         guidance_scale=how.guidance,
         strength=how.strength,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        generator=[seeded(seed) for seed in seeds],
         output_type="pt",
     )
     return torch.where(mask.bool(), drawn.images.float().cpu() * 2 - 1, x)

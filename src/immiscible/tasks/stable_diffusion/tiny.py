@@ -22,6 +22,7 @@ from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.data.stream import Head
 from immiscible.errors import InputError
+from immiscible.seeds import seed_all
 from immiscible.tasks.published import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
@@ -94,7 +95,7 @@ def _make(settings: TinyPipeline) -> Reconstruction:
         say(f"warning: made of {len(data)} images of {data.name}, and of no others.")
     captions = captions_of(data, settings.caption_template)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(settings.seed, "tiny"))
+        seed_all(derive(settings.seed, "tiny"))
         tokenizer = make_tokenizer(captions)
         parts = {"tokenizer": tokenizer, "text_encoder": _text_encoder(tokenizer), "unet": _unet(settings, data)}
         vae = _vae(settings, data)
