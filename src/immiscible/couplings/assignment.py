@@ -37,6 +37,9 @@ class LinearAssignment:
 
     Source: arXiv 2406.12303, with the squared distance in place of the distance.
 
+    The noise may have any law, so a second data set in its place is paired as well. Of a single datum, or one in each
+    class, nothing can change places, which is told once in the log.
+
     Arguments:
         block: Where given, the pool (each class) is split at random into blocks of at most this many data, and the
             assignment is solved in each. At least 2.

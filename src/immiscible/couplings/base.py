@@ -48,7 +48,8 @@ class Coupling(Protocol):
         r"""Couples the noise with the data.
 
         Arguments:
-            x: The data, with shape :math:`(B, *)` and a real floating dtype. Read only to rank.
+            x: The data, with shape :math:`(B, *)` and a real floating dtype. Read only to rank. It comes first:
+                swapped with the noise it would be moved, and nothing could tell.
             noise: Standard normal noise, with the shape of ``x``, on its device.
             labels: The class of each datum, integers with shape :math:`(B,)`. Only the assignment reads them.
             generator: The source of all randomness, on the device of ``x``. The global one by default.

@@ -186,6 +186,8 @@ class InSpace:
 
     Source: this package; centred, standardised and coarse ranking are compared in the results of the documentation.
 
+    In a coarse space the noise must be standard normal: only then are its coarse and its fine part independent.
+
     Arguments:
         coupling: The coupling.
         space: The space.
