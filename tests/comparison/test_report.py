@@ -207,6 +207,29 @@ def test_attributes_are_escaped() -> None:
     assert tag("p", "<b>", title='" onload="x') == '<p title="&quot; onload=&quot;x">&lt;b&gt;</p>\n'
 
 
+def test_marks_of_direction_and_controls_are_spelt_out() -> None:
+    """They would turn the rest of a name around, or hide it."""
+    name = "knn\u202egnp.exe\x1b[2J\0"
+    assert tag("b", name, title=name).count("knn\\u202egnp.exe\\x1b[2J\\x00") == 2
+    assert tag("b", "5\N{NO-BREAK SPACE}%") == "<b>5\N{NO-BREAK SPACE}%</b>"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_figures_that_are_not_finite_are_refused_with_their_place(make_summary, tmp_path: Path, value: float) -> None:
+    summary = make_summary(3)
+    summary["couplings"]["knn:4"]["curves"]["5"][2]["kid"]["values"][1] = value
+    with pytest.raises(InputError, match="in the summary, couplings, knn:4, curves, 5, 2, kid, values, 1"):
+        write_report(summary, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_points_that_a_seed_lacks_are_refused(make_summary, tmp_path: Path) -> None:
+    summary = make_summary(3)
+    summary["couplings"]["knn:4"]["curves"]["5"][2]["kid"]["values"].pop()
+    with pytest.raises(InputError, match="the scores of 'knn:4' at nfe '5' for every seed"):
+        write_report(summary, tmp_path)
+
+
 def test_the_page_fetches_nothing(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     page = Page(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from immiscible.cli import main
 from immiscible.comparison.config import CompareFlow
 from immiscible.comparison.run import command, scoring_device
 from immiscible.evaluation.features import features_for
-from immiscible.tasks.runs import load_run
+from immiscible.tasks.runs import load_run, train
+from immiscible.training.loop import TrainingError
 from immiscible.training.recipes import FlowConfig
 
 FLAGS = (
@@ -125,6 +127,70 @@ def test_images_are_drawn_and_scored_where_the_training_is(tmp_path: Path, monke
     monkeypatch.setattr("immiscible.comparison.run.features_for", recorded(features_for))
     assert main([*QUICK, "--out", str(tmp_path / "out")]) == 0
     assert asked == [("features_for", elsewhere), ("load_run", elsewhere), ("load_run", elsewhere)]
+
+
+PAIR = [*QUICK, "--couplings", "independent,knn:4", "--seeds", "0,1"]
+
+
+def diverging(*names: str) -> Callable[..., Any]:
+    """Trains, apart from runs whose directories have these names."""
+
+    def trains(run: Any, **settings: Any) -> Any:
+        if run.out.name in names:
+            raise TrainingError("the loss must be finite, got nan at step 1: try a lower --learning-rate.")
+        return train(run, **settings)
+
+    return trains
+
+
+def test_coupling_that_diverges_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("immiscible.comparison.run.train", diverging("knn-4-seed1"))
+    assert main([*PAIR, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    reason = "with seed 1, the loss must be finite, got nan at step 1: try a lower --learning-rate."
+    assert said.out.splitlines()[0] == f"knn:4 is left out: {reason}"
+    assert said.err.splitlines()[-1].endswith("failed, and left out of the report: knn:4.")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert list(summary["couplings"]) == ["independent"]
+    assert summary["left_out"] == {"knn:4": reason}
+    assert len(summary["couplings"]["independent"]["curves"]["4"][0]["fid"]["values"]) == 2
+    assert "knn:4 is left out" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_comparison_of_which_nothing_is_left_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("immiscible.comparison.run.train", diverging("knn-4-seed0", "independent-seed0"))
+    assert main([*PAIR, "--out", str(tmp_path / "out")]) == 1
+    assert "the loss must be finite" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_network_that_draws_no_numbers_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(path: Path, **settings: Any) -> Any:
+        run = load_run(path, **settings)
+        if path.name.startswith("knn"):
+            next(run.network.parameters()).data.fill_(torch.nan)
+        return run
+
+    monkeypatch.setattr("immiscible.comparison.run.load_run", ruined)
+    assert main([*PAIR, "--out", str(tmp_path / "out")]) == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert list(summary["couplings"]) == ["independent"]
+    assert "generated images must be finite" in summary["left_out"]["knn:4"]
+
+
+def test_lost_checkpoints_leave_gaps_that_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*QUICK, "--seeds", "0,1", "--steps", "3", "--evaluations", "3", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    shutil.rmtree(tmp_path / "out/runs/independent-seed1/checkpoints/step-2")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "independent, seed 1: there is no checkpoint of step 2" in capsys.readouterr().out.splitlines()[0]
+    curve = json.loads((tmp_path / "out" / "summary.json").read_text())["couplings"]["independent"]["curves"]["2"]
+    assert [(point["step"], len(point["fid"]["values"])) for point in curve] == [(1, 2), (3, 2)]
 
 
 def test_scoring_takes_the_device_of_the_training() -> None:

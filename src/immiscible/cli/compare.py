@@ -6,6 +6,8 @@ from immiscible.cli.arguments import CompareConsistencyCommand, CompareDDIMComma
 from immiscible.cli.output import report
 from immiscible.comparison import run
 from immiscible.comparison.findings import findings
+from immiscible.comparison.words import joined
+from immiscible.errors import ToldError
 
 
 def compare(arguments: CompareFlowCommand | CompareDDIMCommand | CompareConsistencyCommand) -> None:
@@ -13,3 +15,5 @@ def compare(arguments: CompareFlowCommand | CompareDDIMCommand | CompareConsiste
     kind = arguments.comparison
     summary = run.compare(kind(**values_of(kind, arguments)))
     report(arguments.json, summary, "\n".join(findings(summary)), indent=2)
+    if left_out := summary.get("left_out"):
+        raise ToldError(f"failed, and left out of the report: {joined(left_out)}.")

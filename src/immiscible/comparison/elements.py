@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 import html
+import sys
 from collections.abc import Iterable, Sequence
+
+from immiscible.errors import shown
 
 VOID = frozenset({"br", "img", "link", "meta", "source", "wbr"})
 BLOCKS = frozenset({"p", "li", "tr", "table", "section", "figure", "ul", "dl", "dd", "h1", "h2", "h3", "div", "meta"})
@@ -21,14 +24,18 @@ class Markup(str):
 
 def safe(content: object) -> Markup:
     """Content as HTML: markup as it is, anything else escaped."""
-    return content if isinstance(content, Markup) else Markup(html.escape(str(content)))
+    return content if isinstance(content, Markup) else Markup(_escaped(content))
+
+
+def _escaped(content: object) -> str:
+    """Text for HTML. What a browser acts on instead of showing it, such as marks of direction, is spelt out."""
+    text = str(content)
+    return html.escape(text if text.isprintable() else shown(text, sys.maxsize))
 
 
 def tag(name: str, /, *content: object, **attributes: object) -> Markup:
     """An element. ``class_`` stands for ``class``, and an underscore in an attribute for a hyphen."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
-    )
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"' for key, value in attributes.items())
     end = "" if name in VOID else f"{''.join(map(safe, content))}</{name}>"
     return Markup(f"<{name}{given}>{end}" + ("\n" if name in BLOCKS else ""))
 

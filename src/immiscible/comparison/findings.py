@@ -14,6 +14,7 @@ from immiscible.comparison.words import at_calls, count, joined, percent, spread
 
 QUALITY = "Quality at the end of training"
 TRUST = "How far the scores can be trusted"
+MISSING = "What is missing"
 SINGLE = "in this single run, which gives no spread"
 
 
@@ -45,9 +46,15 @@ def grouped_findings(summary: Summary) -> dict[str, list[str]]:
             f"Training steps to the final FID of {BASELINE}": [_steps(summary, name) for name in compared],
         }
     doubts = summary.get("scores_warning")
-    groups = {TRUST: [f"Warning: {doubts}"] if doubts else [], **groups}
+    groups = {MISSING: _missing(summary), TRUST: [f"Warning: {doubts}"] if doubts else [], **groups}
     groups |= {"Law of the noise": _drift(summary), "Cost": _cost(summary)}
     return {question: sentences for question, sentences in groups.items() if sentences}
+
+
+def _missing(summary: Summary) -> list[str]:
+    """The couplings that were asked for and failed, and the points that curves lack."""
+    left_out = [f"{name} is left out: {reason.rstrip('.')}." for name, reason in summary.get("left_out", {}).items()]
+    return left_out + summary.get("gaps", [])
 
 
 def _single(summary: Summary) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import FILE as EVALUATION
 from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run, sample_count
-from immiscible.evaluation.scores import Reference
+from immiscible.evaluation.scores import NotFinite, Reference
 from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks.published import load_data
 from immiscible.tasks.runs import load_run, train
@@ -29,6 +29,7 @@ from immiscible.training.events import say
 from immiscible.training.files import write_json
 from immiscible.training.launcher import make_accelerator
 from immiscible.training.locks import locked
+from immiscible.training.loop import TrainingError
 from immiscible.training.outputs import COMPARISON, check_output, claim, folder_of
 from immiscible.training.pictures import write_grid
 from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
@@ -46,6 +47,7 @@ def compare(config: Compare) -> Summary:
     Raises:
         InputError: If the configuration or the data does not fit, or the directory holds another comparison.
         Interrupted: If a signal asked to stop; the same command goes on.
+        TrainingError: If every coupling diverged. Otherwise those that did are left out, and the summary names them.
     """
     check_output(config.out, "comparison", inputs=folder_of(config.data))
     variants = parse_variants(config.couplings, RECIPES[config.task])
@@ -60,20 +62,60 @@ def compare(config: Compare) -> Summary:
         say(f"scores by {reference.features.name}")
         if doubts := reference.doubts(samples):
             say(f"warning: {doubts}")
-        trained = []
-        for variant, run in runs:
+
+        def run_one(variant: Variant, run: TaskConfig) -> Trained:
             say(f"{variant.name}, seed {run.seed}: training")
             summary = train(run, data=data)
             say(f"{variant.name}, seed {run.seed}: scoring")
             with locked(run.out / EVALUATION, directory=False, together=True):
                 rows = _score(run.out, variant, reference, samplers, samples, device)
-            trained.append(Trained(variant.name, run.seed, run.out, summary, rows))
-        pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in variants}
+            return Trained(variant.name, run.seed, run.out, summary, rows)
+
+        trained, left_out = _run_all(runs, run_one)
+        whole = [variant for variant in variants if variant.name not in left_out]
+        pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in whole}
         summary = summarise(config, command(config), data, reference, samples, samplers, trained, pictures)
+        if left_out:
+            summary["left_out"] = left_out
+        if gaps := _gaps(config, trained):
+            summary["gaps"] = gaps
         report = write_report(summary, config.out)
         write_json(config.out / SUMMARY, summary)
     say(f"report: {report}")
     return summary
+
+
+def _run_all(
+    runs: Sequence[tuple[Variant, TaskConfig]], run_one: Callable[[Variant, TaskConfig], Trained]
+) -> tuple[list[Trained], dict[str, str]]:
+    """All runs of the couplings that do not diverge, and why the others are left out."""
+    trained: list[Trained] = []
+    left_out: dict[str, str] = {}
+    for variant, run in runs:
+        if variant.name in left_out:
+            continue
+        try:
+            trained.append(run_one(variant, run))
+        except (TrainingError, NotFinite) as error:
+            # The others are still worth comparing. Where none is left, the error says all there is.
+            left_out[variant.name] = f"with seed {run.seed}, {error}"
+            say(f"warning: {variant.name} is left out: {left_out[variant.name]}")
+            if all(other.name in left_out for other, _ in runs):
+                raise
+    return [run for run in trained if run.coupling not in left_out], left_out
+
+
+def _gaps(config: Compare, trained: Sequence[Trained]) -> list[str]:
+    """The points that curves lack, since checkpoints were removed or damaged after they had been written."""
+    every = -(-config.steps // config.evaluations)
+    expected = {*range(every, config.steps, every), config.steps}
+    lacking = [(run, sorted(expected - {row["step"] for row in run.rows})) for run in trained]
+    return [
+        f"{run.coupling}, seed {run.seed}: there is no checkpoint of step {', '.join(map(str, steps))}, so its curves "
+        f"have no point there. Remove {run.path} to train it again."
+        for run, steps in lacking
+        if steps
+    ]
 
 
 def scoring_device(config: TaskConfig) -> torch.device:

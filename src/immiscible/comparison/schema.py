@@ -6,6 +6,8 @@ Whoever trains writes it, whoever presents reads it, and nothing else passes bet
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any, Literal, NotRequired, TypedDict
 
 from immiscible.errors import InputError
@@ -100,7 +102,8 @@ class Data(TypedDict):
 class Summary(TypedDict):
     """A whole comparison. The keys of ``curves``, ``samples`` and ``steps_to_baseline`` are the labels in ``nfes``.
 
-    ``scores_warning`` says why the scores tell little, where they are of few images.
+    ``scores_warning`` says why the scores tell little, where they are of few images; ``left_out`` why couplings that
+    were asked for are not there; ``gaps`` which points of the curves are missing.
     """
 
     format: int
@@ -117,13 +120,15 @@ class Summary(TypedDict):
     scores_warning: NotRequired[str | None]
     noise_floor: dict[str, float] | None
     couplings: dict[str, CouplingResult]
+    left_out: NotRequired[dict[str, str]]
+    gaps: NotRequired[list[str]]
 
 
 def check(summary: Summary) -> None:
     """Checks that a summary is one that this version can present.
 
     Raises:
-        InputError: If the format is another one, or scores of a coupling are missing.
+        InputError: If the format is another one, scores of a coupling are missing, or a figure is not finite.
     """
     if summary.get("format") != FORMAT:
         raise InputError(
@@ -135,8 +140,20 @@ def check(summary: Summary) -> None:
     for name, result in summary["couplings"].items():
         for nfe in summary["nfes"]:
             points = result["curves"].get(nfe)
-            if not points or any(len(points[-1][score]["values"]) != len(summary["seeds"]) for score in SCORE_NAMES):
+            counts = {len(point[score]["values"]) for point in points or () for score in SCORE_NAMES}
+            if counts != {len(summary["seeds"])}:
                 raise InputError(f"the summary must hold the scores of {name!r} at nfe {nfe!r} for every seed.")
+    for place in _not_finite(summary, "the summary"):
+        raise InputError(f"all figures of a comparison must be finite, got NaN or infinity in {place}.")
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Where there are numbers that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from _not_finite(item, f"{place}, {key}")
 
 
 def final(summary: Summary, coupling: str, nfe: str) -> Point:

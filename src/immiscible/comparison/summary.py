@@ -123,8 +123,8 @@ def _result(
 
 
 def _curve(runs: Sequence[Trained], nfe: str) -> list[Point]:
-    """The scores along the training, over the seeds."""
-    steps = sorted({row["step"] for row in runs[0].rows})
+    """The scores along the training, over the seeds, at the steps that all of them were scored at."""
+    steps = sorted(set.intersection(*({row["step"] for row in run.rows} for run in runs)))
     points = []
     for step in steps:
         rows = [row for run in runs for row in run.rows if row["step"] == step and row["nfe"] == nfe]

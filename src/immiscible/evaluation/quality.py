@@ -162,9 +162,7 @@ def evaluate_painting(
     return answers
 
 
-def _captioned(
-    data: Images, captions: Sequence[str], chosen: Tensor, size: int
-) -> Iterator[tuple[Tensor, Sequence[str]]]:
+def _captioned(data: Images, captions: Sequence[str], chosen: Tensor, size: int) -> Iterator[tuple[Tensor, list[str]]]:
     """Some images with their captions, in parts."""
     for part in chosen.split(size):
         yield data.batch(part)[0], [captions[index] for index in part.tolist()]

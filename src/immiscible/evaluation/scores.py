@@ -42,6 +42,10 @@ LEAST = NEIGHBOURS + 1
 FEW = 100
 
 
+class NotFinite(InputError):
+    """Generated images hold NaN or infinity, as those of a network do whose training has diverged."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """How close generated images are to real ones: less is better for ``fid`` and ``kid``, more for the other two."""
@@ -96,7 +100,8 @@ class Reference:
             The features, ``float64`` on the CPU with shape (N, dim).
 
         Raises:
-            InputError: If not all values are finite, or the images have another shape than the real ones.
+            NotFinite: If not all values are finite.
+            InputError: If the images have another shape than the real ones.
         """
         shape = tuple(generated.shape)
         if len(shape) != 4 or shape[1:] != self.shape or not generated.is_floating_point():
@@ -105,7 +110,7 @@ class Reference:
                 f"got {generated.dtype} with {shape}."
             )
         if not bool(generated.isfinite().all()):
-            raise InputError(
+            raise NotFinite(
                 "generated images must be finite, got NaN or infinite values: the training may have diverged."
             )
         return embed(self.features, generated, batch_size=batch_size).double()
