@@ -243,7 +243,7 @@ class Loop:
 
         Processes tell each other on the CPU: to read it from a GPU each step would wait for all that is queued there.
         """
-        return max(received for (received,) in self.signals.facts([stop.received], torch.device("cpu")))
+        return max(received for (received,) in self.signals.facts([stop.received]))
 
     def _mean_loss(self) -> float:
         """The mean loss since the last logged step, over all processes."""
