@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -29,11 +30,17 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
         return
     if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline:
         _write_pipeline(config.out, arguments.mode)
-    said = (
-        f"{config.out}: {summary['steps']} steps, {summary['step_ms']:.1f} ms each, of which pairing "
-        f"{summary['pairing_ms']:.2f} ms ({summary['overhead_percent']:.1f} % overhead)"
+    report(arguments.json, summary, f"{config.out}: {summary['steps']} steps{_times(summary)}", indent=2)
+
+
+def _times(summary: dict[str, Any]) -> str:
+    """How long a step took, where that is known."""
+    if summary["overhead_percent"] is None:
+        return ""
+    return (
+        f", {summary['step_ms']:.1f} ms each, of which pairing {summary['pairing_ms']:.2f} ms "
+        f"({summary['overhead_percent']:.1f} % overhead)"
     )
-    report(arguments.json, summary, said, indent=2)
 
 
 def _write_pipeline(run: Path, mode: str) -> None:

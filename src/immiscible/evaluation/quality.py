@@ -6,11 +6,10 @@ memory on the device is that of one part, :attr:`immiscible.tasks.runs.Run.at_on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -19,9 +18,13 @@ from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.evaluation.clip import ClipMeter, ClipScore
 from immiscible.evaluation.scores import Reference, check_count, score_features
+from immiscible.records import Unfit, check_list, check_record, number, read_json
 from immiscible.samplers import AnySampler, PipelineSampler
 from immiscible.tasks.runs import Run
+from immiscible.training.checkpoint import set_aside
+from immiscible.training.events import say
 from immiscible.training.files import write_json
+from immiscible.values import Range, There, kinds
 
 FILE = "evaluation.json"
 # Apart from the seeds of training, so that no run is scored on noise that it was trained on.
@@ -29,21 +32,23 @@ SAMPLING_SEED = 10_000
 LARGEST_SAMPLE = 10_000
 # What rows of older versions lack.
 AT_DEFAULT = {"noise_scale": 1.0, "clip": "", "task": "generate"}
+# What a row says of its question: the first five are there always.
+ANSWER = {name: number(name) for name in ("calls", "fid", "kid", "precision", "recall", "clip_score")}
 
 
 @dataclass(frozen=True)
 class Question:
     """What identifies a measurement: two with equal fields have equal answers."""
 
-    step: int
+    step: Annotated[int, Range(0, 10**9)]
     nfe: str
     sampler: str
-    guidance: float
-    samples: int
-    seed: int
+    guidance: Annotated[float, Range()]
+    samples: Annotated[int, Range(1)]
+    seed: Annotated[int, Range()]
     features: str
-    noise_scale: float = 1.0
-    clip: str = ""
+    noise_scale: Annotated[float, Range()] = 1.0
+    clip: Annotated[str, There()] = ""
     task: str = "generate"
 
 
@@ -170,7 +175,12 @@ def _captioned(data: Images, captions: Sequence[str], chosen: Tensor, size: int)
 
 def _keep(run: Run, row: dict[str, Any]) -> dict[str, Any]:
     """Adds a row to those beside the run."""
-    write_json(run.path / FILE, {"scores": [*read_rows(run.path), row]})
+    path = run.path / FILE
+    rows, whole = _rows(path)
+    if not whole:
+        say(f"warning: {path} is not as it was written: what cannot be read is measured again, and a copy is kept.")
+        set_aside(path)
+    write_json(path, {"scores": [*rows, row]})
     return row
 
 
@@ -186,11 +196,31 @@ def sample_count(asked: int, data: Images) -> int:
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The measurements kept beside a run; none where the file is missing or unreadable."""
+    """The measurements kept beside a run; what is not as it was written is passed over, and measured again."""
+    return _rows(run / FILE)[0]
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The rows that are as they were written, and whether that is all that the file holds."""
     try:
-        return json.loads((run / FILE).read_text())["scores"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return []
+        rows = check_record(read_json(path), {}, path, ("scores",))["scores"]
+        check_list(rows, "scores", path, lambda row: True, "rows")
+    except FileNotFoundError:
+        return [], True
+    except Unfit:
+        return [], False
+    whole = [row for row in rows if _is_row(row)]
+    return whole, len(whole) == len(rows)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a row is a question with its answer."""
+    try:
+        required = [name for name, kind in kinds(Question).items() if kind.default is MISSING]
+        check_record(row, {**kinds(Question), **ANSWER}, "", [*required, *list(ANSWER)[:5]])
+    except Unfit:
+        return False
+    return True
 
 
 def _find(rows: list[dict[str, Any]], question: Question) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.data import Images
 from immiscible.errors import InputError, one_line
 from immiscible.networks import choose
+from immiscible.records import Unfit, check_record, number, read_json
 from immiscible.samplers import AnySampler, Samples
 from immiscible.samplers.base import Start
 from immiscible.tasks.announcement import Pooling, announcement, trained_parameters
@@ -174,9 +175,25 @@ def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any
     }
 
 
+def _last_measured(out: Path) -> dict[str, Any]:
+    """Loss and times of a finished run; None each if a power cut took both places where they are written."""
+    measured = ("loss", "step_ms", "pairing_ms")
+    for line in reversed(read_metrics(out)):
+        if all(name in line for name in measured):
+            return line
+    try:
+        kinds = {name: number(name) for name in measured}
+        return check_record(read_json(out / SUMMARY), kinds, out / SUMMARY, measured)
+    except (FileNotFoundError, Unfit):
+        say(f"warning: the loss and the times of {out} are lost: its metrics.jsonl holds none.")
+        return dict.fromkeys(measured)
+
+
 def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str, Any]:
     """What a finished run was and took. The times are means over the steps of its last session."""
-    last = read_metrics(config.out)[-1]
+    last = _last_measured(config.out)
+    step, pairing = last["step_ms"], last["pairing_ms"]
+    overhead = None if None in (step, pairing) or step <= pairing else 100 * pairing / (step - pairing)
     return {
         "task": config.task,
         "coupling": config.coupling,
@@ -188,9 +205,9 @@ def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str,
         "steps": config.steps,
         "loss": last["loss"],
         "parameters": trained_parameters(task),
-        "step_ms": last["step_ms"],
-        "pairing_ms": last["pairing_ms"],
-        "overhead_percent": 100 * last["pairing_ms"] / (last["step_ms"] - last["pairing_ms"]),
+        "step_ms": step,
+        "pairing_ms": pairing,
+        "overhead_percent": overhead,
         "drift": drift.as_dict(),
         "warning": drift.warning(),
     }

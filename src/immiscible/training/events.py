@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from immiscible.errors import shown
+from immiscible.errors import InputError, shown
+from immiscible.records import check_record, number, parse_json
+from immiscible.training.checkpoint import set_aside
 from immiscible.training.files import write_text, writing
 
 T = TypeVar("T")
+METRICS = "metrics.jsonl"
+STEP = number("step", whole=True, least=0, most=10**9)
 # Diagnostics and progress go to stderr, results to stdout.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -35,8 +39,12 @@ class Metrics:
     """
 
     def __init__(self, out: Path, resumed_at: int, tensorboard: bool) -> None:
-        self._path = path = out / "metrics.jsonl"
-        kept = [json.dumps(line) + "\n" for line in read_metrics(out) if line["step"] <= resumed_at]
+        self._path = path = out / METRICS
+        lines, altered = _whole_lines(path)
+        if altered:
+            say(f"warning: {path}: {altered} lines are not as they were written and are left out; a copy is kept.")
+            set_aside(path)
+        kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= resumed_at]
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._board = None
@@ -67,16 +75,35 @@ class Metrics:
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a line that a killed process left unfinished is passed over."""
-    path = out / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    parsed = []
-    for line in lines:
-        try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return parsed
+    """The whole lines of ``metrics.jsonl``; what a killed process left unfinished or was altered is passed over.
+
+    Raises:
+        InputError: If what has that name cannot be read.
+    """
+    return _whole_lines(out / METRICS)[0]
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that are as they were written, and how many are not, apart from a last one that was not finished."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise InputError(f"{path} must be a readable file, got: {error.strerror}.") from None
+    found = [_line(line) for line in lines]
+    altered = sum(line is None for line, text in zip(found[:-1], lines, strict=False) if text.strip())
+    return [line for line in found if line is not None], altered
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """What a line says: its step and finite numbers; None if it says something else."""
+    try:
+        values = parse_json(text)
+        known = {name: number(name) for name in values} if isinstance(values, dict) else {}
+        return check_record(values, {**known, "step": STEP}, "", ["step"])
+    except ValueError:
+        return None
 
 
 class Bar:
