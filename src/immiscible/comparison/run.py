@@ -66,6 +66,8 @@ def compare(config: Compare) -> Summary:
         def run_one(variant: Variant, run: TaskConfig) -> Trained:
             say(f"{variant.name}, seed {run.seed}: training")
             summary = train(run, data=data)
+            if summary["overhead_percent"] is None:
+                raise InputError(f"{run.out} must have its metrics.jsonl, got none: remove it, to train it again.")
             say(f"{variant.name}, seed {run.seed}: scoring")
             with locked(run.out / EVALUATION, directory=False, together=True):
                 rows = _score(run.out, variant, reference, samplers, samples, device)
