@@ -255,7 +255,7 @@ def test_other_threads_are_neither_coupled_nor_counted(x: Tensor) -> None:
         thread.join()
         torch.randn_like(x)
     assert (x * results[0]).mean().abs() < 0.2
-    with refused(r"got none: .*other threads"), coupled("assignment", x):
+    with refused(r"got none: .*this thread"), coupled("assignment", x):
         thread = threading.Thread(target=lambda: torch.randn(x.shape))
         thread.start()
         thread.join()
@@ -298,7 +298,7 @@ def test_compiled_code_is_coupled_or_is_an_error(where: str, backend: str, x: Te
     inner = torch.compile(noisy, backend=backend)
     expected = LinearAssignment()(x, drawn(torch.randn_like, x)) + 1
     # A graph that makes its own random numbers shows none of it.
-    hides = refused("got none: .* out of compiled code") if backend == "aot_eager" else nullcontext()
+    hides = refused("got none: .* outside of compiled code") if backend == "aot_eager" else nullcontext()
     with hides:
         assert_same(drawn(around if where == "around" else torch.compile(block, backend=backend), x), expected)
 
@@ -324,6 +324,13 @@ def test_wrong_arguments_are_refused_before_the_block(arguments: dict[str, Any],
 
 def test_wrong_values_are_told_at_the_draw(x: Tensor) -> None:
     with refused("`x` must be finite"), coupled("assignment", x * torch.nan):
+        torch.randn_like(x)
+
+
+@pytest.mark.parametrize("returned", [lambda noise: noise[:1], lambda noise: None, lambda noise: noise.numpy()[0]])
+def test_a_function_that_returns_no_noise_is_refused(returned: Callable[[Tensor], Any], x: Tensor) -> None:
+    message = r"a coupling must return noise of shape \(7, 3, 5, 2\), got "
+    with refused(message), coupled(lambda x, noise, **_: returned(noise), x):
         torch.randn_like(x)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import immiscible
-from immiscible import KNN, LinearAssignment, permutation
+from immiscible import KNN, LinearAssignment, Pool, permutation
 
 START = Path(__file__).parents[2] / "docs" / "start.md"
 
@@ -19,7 +19,8 @@ START = Path(__file__).parents[2] / "docs" / "start.md"
 def run(needle: str, **names: Any) -> dict[str, Any]:
     """Runs the block of the page that contains this, given what its names are, and gives what they are then."""
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", START.read_text(), re.DOTALL) if needle in block]
-    exec(block, {"torch": torch, "immiscible": immiscible}, names)
+    names.update(torch=torch, immiscible=immiscible)
+    exec(block, names)
     return names
 
 
@@ -86,9 +87,23 @@ def test_a_hidden_loss_is_coupled_as_the_page_says() -> None:
     trainer = Trainer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        run("trainer.loss(x)", couple=LinearAssignment(), x=x, trainer=trainer)
+        run("coupled(couple, x)", couple=LinearAssignment(), x=x, trainer=trainer)
         torch.manual_seed(1)
         torch.testing.assert_close(trainer.noise, LinearAssignment()(x, torch.randn_like(x)), rtol=0, atol=0)
+
+
+def test_the_noise_of_a_pool_is_handed_in_as_the_page_says() -> None:
+    used: list[Tensor] = []
+
+    class Trainer:
+        def loss(self, x: Tensor) -> None:
+            used.append(torch.randn_like(x))
+
+    loader = padded_batch()[0].split(4)
+    run("pool(loader)", pool=Pool(LinearAssignment(), size=12), loader=loader, trainer=Trainer())
+    expected = [noise for _, noise in Pool(LinearAssignment(), size=12)(loader)]
+    for noise, paired in zip(used, expected, strict=True):
+        torch.testing.assert_close(noise, paired, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])

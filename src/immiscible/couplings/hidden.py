@@ -123,6 +123,9 @@ class _Block:
         _here.coupling = True
         try:
             coupled = self._coupling(self._x, noise, labels=self._labels, generator=self._generator)
+            if getattr(coupled, "shape", None) != noise.shape:
+                given = _shape(coupled) if isinstance(coupled, Tensor) else type(coupled).__name__
+                raise InputError(f"a coupling must return noise of {_shape(noise)}, got {given}.")
             with torch.no_grad():
                 # In place: what torch returns keeps its memory layout, and `normal_` returns what it was given.
                 noise.copy_(coupled)
@@ -139,7 +142,7 @@ class _Block:
         others = ", ".join(f"{count} of {what}" for what, count in self._others.items())
         return InputError(
             f"{needed} {times}, got {self._drawn or 'none'}{', but ' + others if others else ''}: hand over `x` as the "
-            "loop adds noise to it, and keep the draw out of compiled code and other threads."
+            "loop adds noise to it, and let torch draw it in this thread, outside of compiled code."
         )
 
 
