@@ -43,6 +43,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM")
 RULES = "pictures of all formats upright"
 # A second picture in a photograph is its preview.
 SINGLE = ("JPEG", "MPO")
+UNREADABLE = "images that cannot be read"
 ANIMATED = "pictures with several frames, of which the first is taken"
 # EXIF orientations that swap height and width.
 SIDEWAYS = (5, 6, 7, 8)

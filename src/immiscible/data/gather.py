@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from immiscible.data import cache
-from immiscible.data.decoding import Damages, Encoded, common_shape, fill, tell_left_out
+from immiscible.data.decoding import UNREADABLE, Damages, Encoded, common_shape, fill, tell_left_out
 from immiscible.data.images import Images, number_classes
 
 Numbered = tuple[Tensor, tuple[str, ...]]
@@ -79,5 +79,5 @@ def gather(
 
 def _all_skipped(beside: Beside, unreadable: int, notes: Mapping[str, int]) -> dict[str, int]:
     """What was passed over on the way to the images, and in them."""
-    left_out = {"images that cannot be read": unreadable} if unreadable else {}
+    left_out = {UNREADABLE: unreadable} if unreadable else {}
     return {**beside.skipped, **left_out, **notes}

@@ -1,8 +1,9 @@
 """Images that are read as they are needed: ``stream:PATTERN`` of tar archives, or ``stream:hf:NAME`` of a dataset.
 
-*Archives* are the shards of webdataset: files of one name before their first dot make an example, of which ``png`` or
-``jpg`` is the image, ``cls`` the label, ``txt`` the caption; ``--caption-column json.title`` takes a field of a
-``json``. *Datasets* are those of :mod:`immiscible.data.huggingface`. Both are read by the library datasets.
+*Archives* are the shards of webdataset, see :mod:`immiscible.data.archives`: files of one name before their first dot
+make an example, of which ``png``, ``jpg`` and the like is the image, ``cls`` the label, ``txt`` the caption;
+``--caption-column json.title`` takes a field of a ``json``. *Datasets* are those of
+:mod:`immiscible.data.huggingface`, read by the library datasets.
 
 *The head.* What has to be known before the first image is drawn (shape, mean, captions to sample for, what scores
 compare with) is taken from a sample: the first images of some shards, evenly spaced. A figure computed from it holds
@@ -17,7 +18,7 @@ put in colour where the head is in colour, and coloured ones are refused where i
 
 from __future__ import annotations
 
-import glob
+import dataclasses
 import hashlib
 import io
 import math
@@ -34,8 +35,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible.data.archives import check_end, look_at
 from immiscible.data.captions import check_captions
-from immiscible.data.decoding import Corrupt, Damages, Encoded, common_shape, decode_like, fill
+from immiscible.data.decoding import UNREADABLE, Corrupt, Damages, Encoded, common_shape, decode_like, fill
+from immiscible.data.examples import Columns, Example, Table, root_of, value_in
 from immiscible.data.hub import unreachable
 from immiscible.data.huggingface import (
     PREFIX,
@@ -46,6 +49,7 @@ from immiscible.data.huggingface import (
     label_column_of,
 )
 from immiscible.data.images import Images, evenly_spaced
+from immiscible.data.patterns import matching
 from immiscible.errors import InputError, one_line
 
 STREAM = "stream:"
@@ -55,27 +59,6 @@ HEAD = 1024
 HEAD_SHARDS = 16
 # Large images are fewer.
 HEAD_BYTES = 2**28
-# A tar archive consists of blocks, and ends with empty ones.
-BLOCK = 512
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where the parts of an example are: in columns, or in a field of one, ``json.title``; nothing for none."""
-
-    image: str
-    label: str = ""
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image of a stream as it was read, not decoded yet."""
-
-    name: str
-    image: dict[str, Any] | None
-    label: Any = None
-    caption: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +67,7 @@ class Stream:
 
     Arguments:
         spec: What the user calls it.
-        table: ``datasets.IterableDataset`` with the columns needed, its images left encoded.
+        table: The shards.
         columns: Which these are.
         shards: What messages call each shard.
         identity: What tells it from other streams, as far as that is known without reading it.
@@ -94,7 +77,7 @@ class Stream:
     """
 
     spec: str
-    table: Any
+    table: Table
     columns: Columns
     shards: tuple[str, ...]
     identity: str
@@ -147,22 +130,57 @@ class Reading:
     def __init__(self, stream: Stream, index: int, state: dict[str, Any] | None = None) -> None:
         self.stream, self.name = stream, stream.shards[index]
         self.number: int = state["number"] if state else 0
-        self._part = stream.table.shard(num_shards=len(stream.shards), index=index)
-        if state is not None:
-            self._part.load_state_dict(state["library"])
+        library = state["library"] if state else None
+        self._rows = stream.table.rows(index, stream.columns, library, self.number)
 
     def state(self) -> dict[str, Any]:
         """Where the example after the last one is, as JSON values."""
-        return {"number": self.number, "library": self._part.state_dict()}
+        return {"number": self.number, "library": self._rows.state()}
 
     def __iter__(self) -> Iterator[Example]:
-        columns = self.stream.columns
         with _readable(self.name):
-            for row in self._part:
-                image = row[columns.image]
-                name = row.get("__key__") or (image or {}).get("path") or f"image {self.number}"
+            for example in self._rows:
                 self.number += 1
-                yield Example(f"{self.name}: {name}", image, _value(row, columns.label), _value(row, columns.caption))
+                yield example
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as a :class:`~immiscible.data.examples.Table`.
+
+    Arguments:
+        table: ``datasets.IterableDataset`` with the columns needed, its images left encoded.
+        shards: What messages call each shard.
+    """
+
+    table: Any
+    shards: tuple[str, ...]
+
+    def rows(self, shard: int, columns: Columns, state: dict[str, Any] | None, number: int) -> DatasetRows:
+        """The examples of a shard, see :class:`~immiscible.data.examples.Table`."""
+        part = self.table.shard(num_shards=len(self.shards), index=shard)
+        if state is not None:
+            part.load_state_dict(state)
+        return DatasetRows(part, columns, self.shards[shard], number)
+
+
+class DatasetRows:
+    """The examples of a shard of a dataset, see :class:`~immiscible.data.examples.Rows`."""
+
+    def __init__(self, part: Any, columns: Columns, shard: str, number: int) -> None:
+        self._part, self._columns, self._shard, self._number = part, columns, shard, number
+
+    def state(self) -> dict[str, Any]:
+        """That of the library."""
+        return self._part.state_dict()
+
+    def __iter__(self) -> Iterator[Example]:
+        columns = self._columns
+        for number, row in enumerate(self._part, self._number):
+            image = row[columns.image]
+            name = row.get("__key__") or (image or {}).get("path") or f"image {number}"
+            label, caption = value_in(row, columns.label), value_in(row, columns.caption)
+            yield Example(f"{self._shard}: {name}", image, label, caption)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,73 +214,59 @@ def read(
     Raises:
         InputError: If the library is missing, there is no such stream, or its columns do not tell what is what.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(f"the data `{spec}` needs the library datasets: `pip install datasets`.") from error
-    where = spec.removeprefix(STREAM)
-    table, shards, identity = _dataset(where, split) if where.startswith(PREFIX) else _archives(where, split)
-    if table.features is None:
-        raise InputError(f"`{spec}` must tell its columns and their kinds, got none: convert it to parquet.")
-    root = label_column if label_column in table.features else label_column.partition(".")[0]
-    label = label_column_of(table, spec, root)
-    names = _class_names(table.features[label], spec, label, class_count) if label else ()
-    if class_count and not names:
-        raise InputError(f"--class-count needs labels in a column called label or cls, got {spec} without.")
-    caption = caption_column if caption_column in table.features else caption_column.partition(".")[0]
-    found_caption = caption_column_of(table, caption)
-    columns = Columns(
-        image_column_of(table, spec, image_column),
-        (label_column or label) if names else "",
-        caption_column or found_caption,
-    )
-    needed = {columns.image, label if names else "", found_caption, "__key__"}
-    table = table.select_columns([name for name in table.features if name in needed])
-    table = table.cast_column(columns.image, datasets.Image(decode=False))
-    return _head(Stream(spec, table, columns, shards, identity, names, image_size, skip_corrupt))
+    where, asked = spec.removeprefix(STREAM), Columns(image_column, label_column, caption_column)
+    if where.startswith(PREFIX):
+        opened = _of_dataset(spec, where, split, asked, class_count)
+    else:
+        opened = _of_archives(spec, where, split, asked, class_count)
+    return _head(dataclasses.replace(opened, image_size=image_size, skip_corrupt=skip_corrupt))
 
 
-def _archives(pattern: str, split: str) -> tuple[Any, tuple[str, ...], str]:
-    """The archives that a pattern matches, as a dataset, with their names and what tells them from others."""
-    import datasets
-    from datasets.exceptions import DatasetsError
-
+def _of_archives(spec: str, pattern: str, split: str, asked: Columns, class_count: int) -> Stream:
+    """The archives that a pattern matches."""
     if split != "train":
         raise InputError(f"--split is for data that comes in parts, got {split} with {STREAM}{pattern}.")
-    files = sorted(path for path in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path))
+    files = tuple(matching(pattern))
     if not files:
         hint = f": try {STREAM}{os.path.join(pattern, '*.tar')}" if os.path.isdir(pattern) else ""
         raise InputError(f"`{STREAM}PATTERN` must match tar archives, got none for `{pattern}`{hint}.")
     for file in files:
-        _check_end(file)
-    # A name may hold what would be taken for a pattern.
-    escaped = [glob.escape(os.path.abspath(file)) for file in files]
-    try:
-        table = datasets.load_dataset("webdataset", data_files={"train": escaped}, split="train", streaming=True)
-    except (*_damage(), DatasetsError, RuntimeError) as error:
-        raise InputError(
-            f"`{files[0]}` must be a tar archive of images as webdataset has them, got: {one_line(error)}."
-        ) from error
+        check_end(file)
+    table, columns = look_at(files, spec, asked)
+    if class_count and not columns.label:
+        raise _no_labels(spec)
+    if not class_count:
+        columns = dataclasses.replace(columns, label="")
     identity = "\n".join(f"{Path(file).name} {os.path.getsize(file)}" for file in files)
-    return table, tuple(Path(file).name for file in files), identity
+    shards = tuple(Path(file).name for file in files)
+    return Stream(spec, table, columns, shards, identity, tuple(map(str, range(class_count))))
 
 
-def _check_end(file: str) -> None:
-    """Checks that a plain archive has its end: reading one that was cut between two files shows no fault.
+def _of_dataset(spec: str, where: str, split: str, asked: Columns, class_count: int) -> Stream:
+    """A dataset."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"the data `{spec}` needs the library datasets: `pip install datasets`.") from error
+    table, shards, identity = _dataset(where, split)
+    if table.features is None:
+        raise InputError(f"`{spec}` must tell its columns and their kinds, got none: convert it to parquet.")
+    label = label_column_of(table, spec, root_of(asked.label, table.features))
+    names = _class_names(table.features[label], spec, label, class_count) if label else ()
+    if class_count and not names:
+        raise _no_labels(spec)
+    caption = caption_column_of(table, root_of(asked.caption, table.features))
+    columns = Columns(
+        image_column_of(table, spec, asked.image), (asked.label or label) if names else "", asked.caption or caption
+    )
+    needed = {columns.image, label if names else "", caption, "__key__"}
+    table = table.select_columns([name for name in table.features if name in needed])
+    table = table.cast_column(columns.image, datasets.Image(decode=False))
+    return Stream(spec, Dataset(table, shards), columns, shards, identity, names)
 
-    Raises:
-        InputError: If it has not.
-    """
-    if not file.endswith(".tar"):
-        return
-    size = os.path.getsize(file)
-    with open(file, "rb") as archive:
-        archive.seek(max(0, size - BLOCK))
-        whole = size % BLOCK == 0 and archive.read() == bytes(BLOCK)
-    if not whole:
-        raise InputError(
-            f"`{file}` must be a whole tar archive, got {size} bytes without its end: write or download it again."
-        )
+
+def _no_labels(spec: str) -> InputError:
+    return InputError(f"--class-count needs labels in a column called label or cls, got {spec} without.")
 
 
 def _dataset(spec: str, split: str) -> tuple[Any, tuple[str, ...], str]:
@@ -307,7 +311,8 @@ def _head(stream: Stream) -> Head:
     damages.settle(stream.spec, len(examples))
     found = stream.gather(list(pixels[: len(rows)]), [examples[row] for row in rows])
     name = f"the stream {Path(stream.spec.removeprefix(STREAM).removeprefix(PREFIX)).name}, known by a sample"
-    return Head(name, found.pixels, found.labels, found.class_names, found.captions, stream=stream)
+    skipped = {**({UNREADABLE: damages.count} if damages.count else {}), **damages.notes}
+    return Head(name, found.pixels, found.labels, found.class_names, found.captions, skipped=skipped, stream=stream)
 
 
 def _first_examples(stream: Stream) -> list[Example]:
@@ -330,18 +335,10 @@ def _content(example: Example) -> bytes:
     image = example.image or {}
     if image.get("bytes") is not None:
         return image["bytes"]
-    if image.get("path") is None:
-        raise Corrupt("no image")
+    if example.damage or image.get("path") is None:
+        raise Corrupt(example.damage or "no image")
     with _readable(image["path"]), fsspec.open(image["path"], "rb") as file:
         return file.read()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _value(row: dict[str, Any], column: str) -> Any:
-    """What a column holds, or a field of a column."""
-    if not column or column in row:
-        return row.get(column)
-    root, _, name = column.partition(".")
-    return (row.get(root) or {}).get(name)
 
 
 @contextmanager
