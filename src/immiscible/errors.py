@@ -29,7 +29,7 @@ class InputError(ToldError, ValueError):
     exit_status = 2
 
 
-# What helps where a disk, its owner or a name is in the way. Other errors of the system are faults of the program.
+# What helps where a disk, its owner or a name is in the way of a file that is written.
 REMEDIES = {
     errno.ENOSPC: "free some",
     errno.EDQUOT: "free some, or ask for a larger quota",
@@ -41,7 +41,7 @@ REMEDIES = {
     errno.EISDIR: "give a place where no directory stands in the way",
     errno.ENOTEMPTY: "give a place where nothing stands in the way",
     errno.EEXIST: "give a place where nothing stands in the way",
-    errno.ENOENT: "put back the directory that has gone",
+    errno.ENOENT: "give a place that is there",
     errno.ELOOP: "give a place that is no link to itself",
     errno.EFBIG: "give a disk that holds files of this size",
     errno.EIO: "look after the disk",
@@ -54,6 +54,8 @@ REMEDIES = {
     errno.EINVAL: "give a name that the disk can hold",
     errno.EILSEQ: "give a name that the disk can hold",
 }
+# Those of them that are a fault of the program where it was not known to write.
+UNEXPECTED = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR)
 
 
 class WriteError(ToldError, OSError):

@@ -15,7 +15,7 @@ import sys
 from datetime import timedelta
 from typing import NoReturn
 
-from immiscible.errors import REMEDIES, one_line, shown
+from immiscible.errors import REMEDIES, UNEXPECTED, one_line, shown
 
 # Who asks whether a line has been said waits so long for the launcher, then says it.
 PATIENCE = timedelta(seconds=10)
@@ -67,8 +67,8 @@ def loss_of(error: BaseException) -> str:
 
 
 def tell_refusal(error: OSError) -> int:
-    """Tells what the system refused somewhere within a library, in one line; what is no matter of disks is raised."""
-    if error.errno not in REMEDIES:
+    """Tells what a disk refused somewhere within a library, in one line; a fault of the program is raised."""
+    if error.errno not in REMEDIES or error.errno in UNEXPECTED:
         raise error
     where = f"`{error.filename}`" if error.filename else "a file"
     return tell(

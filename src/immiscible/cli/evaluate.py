@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from rich.box import ASCII
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.opening import guidance_of, open_run, samplers_for
-from immiscible.cli.output import report
+from immiscible.cli.output import draws_lines, report
 from immiscible.data.stream import Head
 from immiscible.errors import InputError, shown
 from immiscible.evaluation.clip import load_clip
@@ -64,6 +65,8 @@ def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
         title.append(f", scored against {shown(first['reference'])}")
     clip = ["CLIP"] if "clip_score" in first else []
     table = Table("NFE", "calls", "FID", "KID", "precision", "recall", *clip, title=title, title_justify="left")
+    if not draws_lines():
+        table.box = ASCII
     for row in rows:
         scores = (f"{row['fid']:.3f}", f"{row['kid']:.5f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}")
         table.add_row(row["nfe"], str(row["calls"]), *scores, *(f"{row['clip_score']:.2f}" for _ in clip))

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from immiscible.errors import REMEDIES, WriteError
+from immiscible.errors import REMEDIES, InputError, WriteError
 
 LOCK = ".lock"
 # File systems hold names of 255 bytes; what is added to a name has fewer than these.
@@ -29,7 +29,7 @@ UNFLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def writing(path: Path, remedy: str = "") -> Iterator[None]:
-    """Tells whatever goes wrong with the disk within in one line, also within other libraries.
+    """Tells whatever goes wrong with the disk within in one line, also within other libraries. The outermost one tells.
 
     Arguments:
         path: What is written.
@@ -40,13 +40,9 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except WriteError as error:
-        if not remedy:
-            raise
-        raise WriteError(error.filename, error.errno or errno.EIO, remedy) from error
     except Exception as error:
         number = _number_of(error)
-        if number not in REMEDIES:
+        if number not in REMEDIES or isinstance(error, InputError):
             raise
         raise WriteError(path, number, remedy) from error
 

@@ -104,7 +104,9 @@ def _check_writable(out: Path, flag: str, is_file: bool) -> None:
     if not above.is_dir():
         raise InputError(f"{flag} must lie in a directory, got {out} below the file {above}.")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} must be a place that can be written to, got {out}: {above} lets nobody or not you.")
+        raise InputError(
+            f"{flag} must be a place that can be written to, got {out}: {above} is read-only or not yours."
+        )
 
 
 def _check_apart(out: Path, source: Path, flag: str) -> None:

@@ -47,11 +47,13 @@ def _save_lora(pipeline: Any, folder: Path) -> None:
         from peft.utils.save_and_load import get_peft_model_state_dict
 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
-        adapters = {"unet": pipeline.unet.peft_config["default"]}
+        settings = pipeline.unet.peft_config["default"].to_dict()
+        # The order of a set is not the same in two processes, and the file is to be.
+        settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
         pipeline.save_lora_weights(
             folder,
             unet_lora_layers=layers,
-            unet_lora_adapter_metadata=next(iter(adapters.values())).to_dict(),
+            unet_lora_adapter_metadata=settings,
             weight_name=LORA,
             safe_serialization=True,
         )
