@@ -80,7 +80,8 @@ BASE = {
 MODULES = (
     "immiscible.cli immiscible.cli.arguments immiscible.cli.parsing immiscible.cli.train immiscible.cli.sample "
     "immiscible.cli.sample_text immiscible.cli.inpaint immiscible.cli.evaluate immiscible.cli.export "
-    "immiscible.cli.tiny immiscible.cli.compare immiscible.comparison.report immiscible.tasks.stable_diffusion.task diffusers transformers peft "
+    "immiscible.cli.tiny immiscible.cli.compare immiscible.comparison.report "
+    "immiscible.tasks.stable_diffusion.task diffusers transformers peft "
     "matplotlib.pyplot sklearn.datasets torch.utils.tensorboard lap PIL.Image scipy.linalg"
 ).split()
 
