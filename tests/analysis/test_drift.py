@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from immiscible import coupling
-from immiscible.analysis.drift import measure_drift
+from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.couplings.space import CostSpace, InSpace
 from immiscible.data import load
+from immiscible.errors import InputError
 
 
 @pytest.mark.parametrize("spelling", ["independent", "assignment", "assignment@0.5", "assignment:32", "knn:1"])
@@ -38,3 +39,26 @@ def test_larger_data_drifts_more() -> None:
     data = load("digits")
     ratios = [measure_drift(coupling("knn:4"), data, scale=scale, batch_size=64).norm_ratio for scale in (0.1, 1, 3)]
     assert ratios == sorted(ratios)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "exact", "refused"),
+    [
+        (1.0, True, False),
+        (1.9, True, False),
+        (2.1, True, True),
+        (0.4, True, True),
+        (1e11, True, True),
+        (0.4, False, False),
+        (float("nan"), False, True),
+        (float("inf"), False, True),
+    ],
+)
+def test_what_is_no_noise_is_not_trained_on(ratio: float, exact: bool, refused: bool) -> None:
+    drift = Drift(ratio, 0.01, 0.01, 0.01)
+    if not refused:
+        drift.check("knn:4", exact)
+        return
+    with pytest.raises(InputError, match="noise that knn:4 pairs must be standard normal") as caught:
+        drift.check("knn:4", exact)
+    assert "\n" not in str(caught.value)

@@ -10,8 +10,8 @@ from torch import nn
 
 from immiscible import coupling
 from immiscible.couplings.parts import pooled_by_run
-from immiscible.data import load
-from immiscible.tasks.announcement import Pooling, announcement
+from immiscible.data import Images, load
+from immiscible.tasks.announcement import Pooling, announcement, data_line
 from immiscible.training.recipes import FlowConfig, StableDiffusionConfig, TaskConfig
 
 CPU = torch.device("cpu")
@@ -97,3 +97,28 @@ def test_captions() -> None:
 )
 def test_run_pools_over_all_processes_whatever_its_coupling_says(given: str, kept: str) -> None:
     assert str(pooled_by_run(coupling(given))) == kept
+
+
+def images(**values: Any) -> Images:
+    return Images("some", torch.zeros(2, 1, 4, 4, dtype=torch.uint8), **values)
+
+
+def test_what_was_found_and_passed_over_is_told() -> None:
+    assert data_line(flow(), images()) == "data: 2 images; nothing passed over."
+    line = data_line(flow(), images(skipped={"hidden files": 2, "links to folders": 1, "rows": 0}))
+    assert line == "data: 2 images; passed over: 2 hidden files, 1 links to folders."
+
+
+def test_first_classes_and_a_caption_are_told_whatever_they_hold() -> None:
+    names = ("train", "val\x1b[2J", *(f"class {number}" for number in range(9)))
+    line = data_line(flow(), images(labels=torch.tensor([1, 0]), class_names=names))
+    assert "11 classes: train, val\\x1b[2J, class 0, class 1, class 2 and 6 more." in line
+    assert "caption" not in line
+    text = StableDiffusionConfig(out=Path("run"), model="MODEL", caption_template="a photo of {}")
+    assert "first caption: a photo of val\\x1b[2J." in data_line(
+        text, images(labels=torch.tensor([1, 0]), class_names=names)
+    )
+    line = data_line(text, images(captions=("x" * 500 + "end", "other")))
+    assert "first caption: xxx" in line
+    assert "end." in line
+    assert len(line) < 250

@@ -6,11 +6,13 @@ moves the second towards the data's mean (see the theory page).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
 
 from immiscible.couplings import Coupling
+from immiscible.errors import InputError
 from immiscible.training.order import DataOrder
 from immiscible.training.randomness import generator
 from immiscible.training.sources import Points
@@ -18,6 +20,8 @@ from immiscible.training.sources import Points
 # A drift counts from five standard errors on, and from half a per cent of the norm.
 STANDARD_ERRORS = 5.0
 LEAST_NORM_DRIFT = 0.005
+# Noise whose square norm is off by more than this factor is no noise, where its law is claimed to be exact.
+MOST_OFF = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,24 @@ class Drift:
         return (
             f"the noise law drifts: E|n|^2/D = {self.norm_ratio:.3f} (1 is exact), mean shift {self.mean_shift:.3f} "
             f"per dimension (chance gives {self.expected_mean_shift:.3f}): training sees other noise than sampling."
+        )
+
+    def check(self, coupling: str, exact: bool) -> None:
+        """Checks that the noise is anything like noise, before it is trained on.
+
+        Arguments:
+            coupling: What paired it, for the error.
+            exact: Whether the law of the noise is claimed to be exact. Others may shrink it as far as they do.
+
+        Raises:
+            InputError: If its square norm is not finite, or off by more than a factor of two where it must not be.
+        """
+        finite = all(math.isfinite(value) for value in self.as_dict().values())
+        if finite and (not exact or 1 / MOST_OFF <= self.norm_ratio <= MOST_OFF):
+            return
+        raise InputError(
+            f"the noise that {coupling} pairs must be standard normal, got E|n|^2/D = {self.norm_ratio:.3g}, "
+            "not 1: nothing was trained; try another --cost-space, such as centered, or another --coupling."
         )
 
     def as_dict(self) -> dict[str, float]:

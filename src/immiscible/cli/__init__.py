@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell, tell_refusal
 from immiscible.cli.output import flush_results, make_printable, silence_results
 from immiscible.errors import InputError, ToldError
+from immiscible.training.interrupts import ended_by_signals, ending_of
 from immiscible.values import quoted
 
 
@@ -115,13 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     make_printable()
     try:
-        status = dispatch(words)
+        with ended_by_signals():
+            status = dispatch(words)
         flush_results()
         return status
     except ToldError as error:
         return tell(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return tell("interrupted.", 130)
+    except KeyboardInterrupt as error:
+        return tell(*ending_of(error))
     except RuntimeError as error:
         if not is_loss(error):
             raise

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from immiscible.errors import InputError
 from immiscible.seeds import seeded
 
 
@@ -42,6 +43,21 @@ class Start:
     def generators(self) -> list[torch.Generator]:
         """Fresh generators on the CPU, one for each image, so that the device does not matter."""
         return [seeded(seed) for seed in self.seeds]
+
+
+def check_finite(images: Tensor) -> Tensor:
+    r"""Checks that samples with shape (B, \*) are finite, and returns them.
+
+    Raises:
+        InputError: If some are not: a picture of them would look like one.
+    """
+    bad = int((~images.flatten(1).isfinite().all(1)).sum())
+    if bad:
+        raise InputError(
+            f"samples must be finite, got {bad} of {len(images)} with NaN or infinite values: take another --step or "
+            "sampler, or less guidance; a training that diverged needs a lower --learning-rate."
+        )
+    return images
 
 
 class Sampler(Protocol):

@@ -10,13 +10,19 @@ from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.ladder import chosen
 from immiscible.couplings.parts import parts_of
 from immiscible.data import Images
+from immiscible.data.stream import Head
+from immiscible.errors import shown
 from immiscible.tasks.common import PublishedTask
 from immiscible.tasks.published import TITLES
+from immiscible.tasks.stable_diffusion.texts import caption_of_class
 from immiscible.training.average import trained_weights
 from immiscible.training.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
 
 # Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
 FEW_OF_A_CLASS = 8
+# How many classes are named, and how long names and captions may be.
+FIRST_CLASSES = 5
+LONGEST_NAME, LONGEST_CAPTION = 40, 120
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,27 @@ def announcement(
     if not pooling.assigned:
         return [first, *_without_pool(config)]
     return [first, *_on_pools(config, task, pooling, size, device), *_on_conditions(config, task, pooling)]
+
+
+def data_line(config: TaskConfig, data: Images) -> str:
+    """What was found, what was passed over and why, and the first classes and caption: a mistake in them shows here."""
+    skipped = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items() if count)
+    parts = [f"{len(data)} images{' of the head of a stream' if isinstance(data, Head) else ''}"]
+    parts.append(f"passed over: {skipped}" if skipped else "nothing passed over")
+    if data.class_names:
+        names = ", ".join(shown(name, LONGEST_NAME) for name in data.class_names[:FIRST_CLASSES])
+        more = f" and {data.classes - FIRST_CLASSES} more" if data.classes > FIRST_CLASSES else ""
+        parts.append(f"{data.classes} class{'es' if data.classes > 1 else ''}: {names}{more}")
+    caption = _caption(config, data)
+    parts += [f"first caption: {shown(caption, LONGEST_CAPTION)}"] if caption is not None else []
+    return f"data: {'; '.join(parts)}."
+
+
+def _caption(config: TaskConfig, data: Images) -> str | None:
+    """The first caption, as it is trained on where captions are."""
+    if data.captions or not isinstance(config, StableDiffusionConfig) or data.labels is None:
+        return data.captions[0] if data.captions else None
+    return caption_of_class(data.class_names[int(data.labels[0])], config.caption_template)
 
 
 def trained_parameters(task: PublishedTask) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from immiscible.data import Images
 from immiscible.networks import build
 from immiscible.samplers import AnySampler, Samples, Start
+from immiscible.samplers.base import check_finite
 from immiscible.seeds import seed_all
 from immiscible.training.loop import Task
 from immiscible.training.randomness import derive, generator
@@ -179,10 +180,14 @@ def images_at_once(shape: Shape, most: int | None = None) -> int:
 def in_parts(
     network: nn.Module, start: Start, draw: Callable[[Start], Samples], scale: float, batch_size: int
 ) -> Samples:
-    """Samples some images at a time, with the network in evaluation mode, and divides them by the data's scale."""
+    """Samples some images at a time, with the network in evaluation mode, and divides them by the data's scale.
+
+    Raises:
+        InputError: If some are not finite.
+    """
     training = network.training
     network.eval()
     parts = [draw(start[first : first + batch_size]) for first in range(0, len(start), batch_size)]
     network.train(training)
-    images = torch.cat([part.images for part in parts])
+    images = check_finite(torch.cat([part.images for part in parts]))
     return Samples(images if scale == 1 else images / scale, max(part.nfe for part in parts))

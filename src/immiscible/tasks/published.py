@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,6 +43,10 @@ TITLES = {
 }
 # At most so many captions of the data are kept as prompts of samples.
 PROMPTS = 10_000
+# Data that is found by its name wherever one is.
+NAMES = ("digits", "emoji", "fashion-mnist", "cifar10")
+
+C = TypeVar("C", bound=TaskConfig)
 
 
 def make_task(config: TaskConfig, data: Images) -> PublishedTask:
@@ -73,6 +79,49 @@ def known_facts(config: TaskConfig, shape: Shape, classes: int, prompts: tuple[s
     if isinstance(config, StableDiffusionConfig):
         return Facts(shape, prompts=prompts)
     return Facts(shape, classes if config.conditional else 0, prompts)
+
+
+def places_of(config: TaskConfig) -> dict[str, str]:
+    """Where the data and the model of a run are, so that they are found from any directory."""
+    model = {"model": os.path.abspath(os.path.expanduser(config.model))} if _has_folder(config) else {}
+    return {"data": place_of(config.data), **model}
+
+
+def _has_folder(config: TaskConfig) -> bool:
+    return isinstance(config, StableDiffusionConfig) and os.path.isdir(os.path.expanduser(config.model))
+
+
+def place_of(spec: str) -> str:
+    """A spelling of data with the paths in it made absolute; names and addresses stay as they are."""
+    kind, rest = _parts(spec)
+    path = os.path.expanduser(rest)
+    if "://" in rest or rest.startswith("pipe:") or (not kind and rest in NAMES) or not _is_there(kind, path):
+        return spec
+    return kind + "::".join(map(os.path.abspath, path.split("::")))
+
+
+def placed(config: C, places: Mapping[str, str]) -> C:
+    """A configuration whose data and model are where they were in training, unless they are there no more."""
+    changes = {}
+    for name, place in places.items():
+        kind, path = _parts(place)
+        if hasattr(config, name) and os.path.isabs(path) and _is_there(kind, path):
+            changes[name] = place
+    return dataclasses.replace(config, **changes)
+
+
+def _parts(spec: str) -> tuple[str, str]:
+    """What kind of data a spelling begins with, and the rest."""
+    kind = next((kind for kind in ("stream:hf:", "stream:", "hf:") if spec.startswith(kind)), "")
+    return kind, spec.removeprefix(kind)
+
+
+def _is_there(kind: str, path: str) -> bool:
+    """Whether there is anything at a path; of a pattern, whether its folder is."""
+    if kind == "stream:":
+        return os.path.isdir(os.path.dirname(os.path.abspath(path.split("::")[0])))
+    # What is behind an @ may be a part of what is at a path.
+    return os.path.isdir(path) if kind else any(map(os.path.exists, (path, path.rpartition("@")[0])))
 
 
 def load_data(config: Recipe) -> Images:

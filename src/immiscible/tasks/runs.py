@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from immiscible import __version__
 from immiscible.analysis.drift import Drift, measure_drift
-from immiscible.couplings import Coupling
+from immiscible.couplings import Coupling, describe
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.parts import pooled_by_run
 from immiscible.couplings.ranks import leave_untold
@@ -26,9 +27,9 @@ from immiscible.networks import choose
 from immiscible.records import Unfit, check_record, number, read_json
 from immiscible.samplers import AnySampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.announcement import Pooling, announcement, trained_parameters
+from immiscible.tasks.announcement import Pooling, announcement, data_line, trained_parameters
 from immiscible.tasks.common import PublishedTask, Shape
-from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data
+from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data, placed, places_of
 from immiscible.tasks.ranking import fit_cost_space
 from immiscible.tasks.stable_diffusion.components import fingerprint, locate
 from immiscible.training.average import load_weights
@@ -37,7 +38,7 @@ from immiscible.training.config import NetworkFields
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.fitting import check_average
-from immiscible.training.launcher import make_accelerator
+from immiscible.training.launcher import launch_line, make_accelerator
 from immiscible.training.locks import locked
 from immiscible.training.loop import Loop
 from immiscible.training.randomness import SEED_BITS, ShortSeed, seed_of
@@ -93,10 +94,13 @@ def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, ve
     # The announcement says it, for all ranks.
     leave_untold()
     drift = _drift(config, task, points, space, min(pooling.together, MOST_DRIFT_POOL))
+    drift.check(config.coupling, exact=describe(config.coupling).marginal.startswith("exact"))
     if verbose and accelerator.is_main_process:
         size = space.ranked(torch.zeros(1, *points.shape)).numel()
         for line in announcement(config, task, data, pooling, size, accelerator.device):
             say(line)
+        say(data_line(config, data))
+        say(launch_line(config, accelerator.num_processes, accelerator.device, os.environ))
         say(drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.")
 
     def open_directory() -> None:
@@ -168,6 +172,7 @@ def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any
         "version": __version__,
         "processes": processes,
         "seed_bits": SEED_BITS,
+        "places": places_of(config),
         "data_fingerprint": data.fingerprint(),
         "data_count": len(data),
         "data_shape": list(data.shape),
@@ -224,6 +229,7 @@ class Run:
         step: The step of the checkpoint.
         shape: The shape of an image, (C, H, W).
         seed_bits: How much of a derived seed its generators use.
+        places: Where its data and its model were, see :func:`immiscible.tasks.published.place_of`.
     """
 
     path: Path
@@ -232,6 +238,7 @@ class Run:
     step: int
     shape: Shape
     seed_bits: int = SEED_BITS
+    places: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -274,7 +281,7 @@ class Run:
         Raises:
             InputError: If it is gone or is not the same any more.
         """
-        config = dataclasses.replace(self.config, data=moved) if moved else self.config
+        config = dataclasses.replace(self.config, data=moved) if moved else placed(self.config, self.places)
         try:
             data = load_data(config)
         except InputError as error:
@@ -312,13 +319,38 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
         InputError: If there is no run, no such step, or no whole checkpoint.
     """
     config, saved = read_run_config(path)
+    spelt = config
     shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
     found, weights = _weights(path, step)
+    _check_finite(path, found, weights)
+    places = saved.get("places", {})
+    config = placed(config, places)
+    if isinstance(config, StableDiffusionConfig):
+        _check_model(config, path, saved["model_fingerprint"])
     task = BUILDERS[config.task](config, known_facts(config, shape, saved["classes"], _read_prompts(path)))
     check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
     load_weights(task.network, weights)
     task.network.to(device).eval()
-    return Run(path, config, task, found, shape, saved.get("seed_bits", ShortSeed.BITS))
+    return Run(path, spelt, task, found, shape, saved.get("seed_bits", ShortSeed.BITS), places)
+
+
+def _check_finite(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
+    """Checks that weights can be sampled from."""
+    bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+    if bad:
+        raise InputError(
+            f"{path} must hold finite weights, got NaN or infinite values in {len(bad)} of {len(weights)} tensors at "
+            f"step {step}, first in {bad[0]}: take another --step, or train again with a lower --learning-rate."
+        )
+
+
+def _check_model(config: StableDiffusionConfig, path: Path, was: str) -> None:
+    """Checks that the pipeline that a run was trained on is still there: its other parts draw the run's images."""
+    if fingerprint(locate(config.model)) != was:
+        raise InputError(
+            f"{config.model} must be the pipeline that {path} was trained on, got one with other weights or "
+            "configurations: give it back. Its VAE and text encoder belong to what was trained."
+        )
 
 
 def read_run_config(path: Path) -> tuple[TaskConfig, dict[str, Any]]:

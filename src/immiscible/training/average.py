@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
+from immiscible.training.checkpoint import plain_name
 from immiscible.training.sharding import reshard
 
 
 def trained_weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that are trained, by name: all of a network, or what was added to a frozen one."""
-    return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    """The weights that are trained, by name: all of a network, or what was added to a frozen one.
+
+    The names are those of the network as it is written, whether or not it or a part of it is compiled.
+    """
+    return {plain_name(name): weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -24,7 +28,9 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
         RuntimeError: If they are not those of this network.
     """
     # Where they are all that is trained, what is frozen may be missing among them.
-    network.load_state_dict(weights, strict=weights.keys() != trained_weights(network).keys())
+    strict = weights.keys() != trained_weights(network).keys()
+    names = {plain_name(name): name for name in network.state_dict()}
+    network.load_state_dict({names.get(name, name): weight for name, weight in weights.items()}, strict=strict)
 
 
 class Average:

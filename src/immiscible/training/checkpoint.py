@@ -178,6 +178,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     checksums = {name: Kind(name, str) for name in FILES}
     check_record(state["sha256"], checksums, f"`sha256` of {where}", FILES)
     check_record(state["loop"], LOOP, f"`loop` of {where}", LOOP)
+    check_list(state["loop"].get("loss_sums", []), "loss_sums", where, _is_number, "numbers")
     check_list(state["loop"].get("stream", []), "stream", where, lambda value: isinstance(value, dict), "objects")
     scaler = check_record(state["loop"].get("scaler", {}), {}, f"`scaler` of {where}")
     check_record(scaler, {key: number(key) for key in scaler}, f"`scaler` of {where}")
@@ -187,11 +188,20 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def plain_name(name: str) -> str:
+    """The name of a weight without what torch.compile puts into it, which earlier versions may have written."""
+    return name.replace("_orig_mod.", "")
+
+
 def _verified(path: Path, checksum: str) -> dict[str, Tensor]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ValueError(f"the checksum of {path.name} does not match")
-    return load(data)
+    return {plain_name(name): tensor for name, tensor in load(data).items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -35,6 +35,7 @@ OPERATIONAL = (
     "checkpoint_every",
     "tensorboard",
     "version",
+    "places",
 )
 
 # Numbers that several flags share. An upper bound is where no use is left, or the machine would not survive it.

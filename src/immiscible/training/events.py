@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from immiscible.errors import InputError, shown
+from immiscible.errors import InputError, one_line, shown
 from immiscible.records import check_record, number, parse_json
 from immiscible.training.checkpoint import set_aside
 from immiscible.training.files import write_text, writing
@@ -47,11 +47,7 @@ class Metrics:
         kept = [json.dumps(line) + "\n" for line in lines if line["step"] <= resumed_at]
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._board = None
-        if tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=resumed_at + 1)
+        self._board = Board(out / "tensorboard", resumed_at) if tensorboard else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line."""
@@ -59,8 +55,7 @@ class Metrics:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, values)
 
     def sync(self) -> None:
         """Makes the lines so far survive a power cut."""
@@ -72,6 +67,47 @@ class Metrics:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class Board:
+    """TensorBoard's events. They are a second copy of the metrics: what cannot be written is told once, and left out.
+
+    Arguments:
+        folder: Where they are written.
+        resumed_at: The step that the run goes on from; TensorBoard drops those of later steps.
+    """
+
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        self._writer: Any = None
+        with self._told():
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Adds the numbers of a step."""
+        with self._told():
+            for name, value in values.items() if self._writer is not None else ():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        with self._told():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        # Whatever TensorBoard or its thread comes to grief of, training does not depend on it.
+        except Exception as error:
+            self._writer = None
+            hint = "`pip install tensorboard`, or add --no-tensorboard" if isinstance(error, ImportError) else ""
+            say(
+                f"warning: nothing more is written to TensorBoard, metrics.jsonl has the same: {one_line(error)}"
+                f"{hint and f': {hint}'}."
+            )
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:

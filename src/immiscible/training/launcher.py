@@ -139,8 +139,9 @@ def _check_processes(given: int, environment: Mapping[str, str]) -> None:
 
 def launch_line(config: RunConfig, processes: int, device: torch.device, environment: Mapping[str, str]) -> str:
     """What the launcher asked for and what it was given, in one line."""
+    where = device.type if device.type == "cpu" else device
     given = (
-        f"{processes} process{'es' if processes > 1 else ''} on {device}, precision {config.mixed_precision}, "
+        f"{processes} process{'es' if processes > 1 else ''} on {where}, precision {config.mixed_precision}, "
         f"{config.accumulation} micro-batch{'es' if config.accumulation > 1 else ''} a step"
     )
     asked = {

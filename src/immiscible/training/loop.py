@@ -330,7 +330,12 @@ class Loop:
         if not main and self.config.sharding == "none":
             return
         with self.average.applied():
-            images = self.task.preview(self._bare_network())
+            try:
+                images = self.task.preview(self._bare_network())
+            except InputError as error:
+                # A picture less; the weights are finite, and what comes may be better.
+                say(f"warning: step {self.step} has no picture: {error}")
+                return
         if main:
             write_grid(self._picture(), images)
 

@@ -33,6 +33,7 @@ FACTS: dict[str, Kind] = {
     "seed_bits": number("seed_bits", whole=True, least=ShortSeed.BITS, most=SEED_BITS),
 }
 LARGEST_SIDE = 2**16
+PLACES = {name: Kind(name, str) for name in ("data", "model")}
 # Facts of runs that do not say so.
 BEFORE = {"processes": 1, "seed_bits": ShortSeed.BITS}
 
@@ -139,6 +140,7 @@ def read_config(run: Path, required: Collection[str] = ()) -> dict[str, Any]:
     try:
         saved = check_record(read_json(path), FACTS, path, required)
         check_record(saved, _known(saved.get("task", "")), path)
+        check_record(saved.get("places", {}), PLACES, f"`places` of {path}")
         if "data_shape" in saved:
             check_list(saved["data_shape"], "data_shape", path, _is_side, "the three numbers (C, H, W)")
             if len(saved["data_shape"]) != 3:

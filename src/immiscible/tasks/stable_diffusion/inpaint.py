@@ -17,6 +17,7 @@ from torch import Tensor
 
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler
+from immiscible.samplers.base import check_finite
 from immiscible.seeds import seeded
 from immiscible.tasks.stable_diffusion.pipelines import WITHOUT_CHECKER, embeddings
 from immiscible.tasks.stable_diffusion.quiet import quiet
@@ -149,7 +150,7 @@ def _paint(painter: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how: P
         generator=[seeded(seed) for seed in seeds],
         output_type="pt",
     )
-    return torch.where(mask.bool(), drawn.images.float().cpu() * 2 - 1, x)
+    return torch.where(mask.bool(), check_finite(drawn.images.float().cpu() * 2 - 1), x)
 
 
 def side_by_side(x: Tensor, mask: Tensor, painted: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from immiscible.samplers import PipelineSampler, Samples
-from immiscible.samplers.base import Start
+from immiscible.samplers.base import Start, check_finite
 from immiscible.tasks.stable_diffusion.components import load_components
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
@@ -84,6 +84,9 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
 
     Returns:
         RGB images in [-1, 1] with shape (B, 3, H, W), and the number of network calls.
+
+    Raises:
+        InputError: If some are not finite.
     """
     ids = start.labels
     assert ids is not None
@@ -97,7 +100,7 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
         guidance_scale=guidance,
         output_type="pt",
     )
-    return Samples(drawn.images.float() * 2 - 1, len(pipeline.scheduler.timesteps))
+    return Samples(check_finite(drawn.images.float() * 2 - 1), len(pipeline.scheduler.timesteps))
 
 
 def save_pipeline(pipeline: Any, out: Path, card: str, *, replace: bool = False) -> None:
