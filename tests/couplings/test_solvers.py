@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
 from immiscible import InputError, LinearAssignment
+from immiscible.couplings import notes
 from immiscible.couplings.ladder import EXACT_UP_TO, Method, chosen, exact_seconds, slabs_seconds
-from immiscible.couplings.slabs import leading_components, slabs
+from immiscible.couplings.leading import Leading
+from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.slabs import held_share, leading_components, slabs
 from immiscible.couplings.solvers import SOLVERS, auction, exact, sinkhorn
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -130,7 +136,63 @@ def test_leading_components_of_data_that_are_all_the_same():
     ],
 )
 def test_auto_goes_by_size_device_and_budget(method, count, device, solver):
-    assert chosen(method, count, 3072, device).solver == solver
+    assert chosen(method, count, 3072, device, lambda: 0.95).solver == solver
+
+
+def test_auto_cuts_into_blocks_where_the_components_hold_too_little():
+    little = lambda: 0.5  # noqa: E731
+    assert chosen(Method("auto"), 4096, 3072, CPU, little) == Method("exact", block=1024)
+    assert chosen(Method("auto", block=2500), 4096, 3072, CPU, little) == Method("exact", block=1024)
+    assert chosen(Method("auto", budget=0.01), 1500, 3072, CPU, little) == Method("exact", block=1024)
+
+
+@pytest.mark.parametrize(("count", "size"), [(2048, 3072), (10**6, 192)])
+def test_auto_measures_nothing_where_size_tells(count, size):
+    chosen(Method("auto"), count, size, CPU, None)
+
+
+def field(count: int, shape: tuple[int, int, int], power: float, seed: int = 7) -> Tensor:
+    """Fields with a spectrum of power ``1/f^power``."""
+    frequency = torch.cartesian_prod(*(torch.fft.fftfreq(side) for side in shape[1:])).norm(dim=1).view(shape[1:])
+    frequency[0, 0] = frequency[0, 1]
+    white = torch.fft.fft2(torch.randn(count, *shape, generator=seeded(seed)))
+    return torch.fft.ifft2(white * frequency ** (-power / 2)).real
+
+
+FIELDS = {
+    "1/f^2 3x32x32": ((3, 32, 32), 2.0, "blocks of 1024", 0.48),
+    "1/f 4x32x32": ((4, 32, 32), 1.0, "blocks of 1024", 0.10),
+    "1/f 16x32x32": ((16, 32, 32), 1.0, "blocks of 1024", 0.03),
+    "white 1024": ((1, 32, 32), 0.0, "blocks of 1024", 0.19),
+    "1/f^4 1x32x32": ((1, 32, 32), 4.0, "slabs", 0.99),
+}
+
+
+@pytest.mark.parametrize("name", ["1/f^2 3x32x32", "white 1024", "1/f^4 1x32x32"])
+def test_share_held_is_that_of_data_the_components_were_not_fitted_to(name):
+    shape, power, _, share = FIELDS[name]
+    x = field(1100, shape, power)
+    assert abs(held_share(x.flatten(1)) - share) < 0.02
+    assert abs(Leading(x, Ranks(), [1100]).held() - share) < 0.02
+
+
+def test_data_that_are_all_the_same_are_held_in_full():
+    assert held_share(torch.ones(1100, 9)) == Leading(torch.ones(1100, 9), Ranks(), [1100]).held() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIELDS)
+def test_auto_keeps_at_least_085_of_the_exact_gain_on_every_field(name, monkeypatch, caplog):
+    monkeypatch.setattr(notes, "_noted", set())
+    caplog.set_level(logging.INFO, "immiscible.couplings")
+    shape, power, taken, share = FIELDS[name]
+    x = field(4096, shape, power)
+    noise = torch.randn(x.shape, generator=seeded(8))
+    coupled = LinearAssignment(solver="auto")(x, noise, generator=seeded(9))
+    assert gain(x, noise, coupled) >= 0.85 * gain(x, noise, LinearAssignment()(x, noise))
+    said = [message for message in caplog.messages if message.startswith(f"solver auto takes {taken} for 4096 data of")]
+    assert len(said) == 1
+    assert abs(int(re.findall(r"hold (\d+) %", said[0])[0]) - 100 * share) <= 2
 
 
 def test_expected_times_grow_as_they_should():

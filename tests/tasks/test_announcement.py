@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from immiscible import coupling
 from immiscible.couplings.parts import pooled_by_run
@@ -21,10 +22,20 @@ def flow(**values: Any) -> FlowConfig:
     return FlowConfig(out=Path("run"), **{"batch_size": 64, "accumulation": 2, **values})
 
 
-def said(config: TaskConfig, processes: int = 1, classes: int = 0, grouped: bool = False) -> str:
+def white(count: int) -> Tensor:
+    return torch.randn(count, 64, generator=torch.Generator().manual_seed(0))
+
+
+def said(
+    config: TaskConfig,
+    processes: int = 1,
+    classes: int = 0,
+    grouped: bool = False,
+    ranked: Callable[[int], Tensor] = white,
+) -> str:
     task: Any = SimpleNamespace(network=nn.Linear(2, 1), classes=classes, grouped=grouped)
     pooling = Pooling.of(config, processes)
-    return "\n".join(announcement(config, task, load("digits"), pooling, 64, CPU))
+    return "\n".join(announcement(config, task, load("digits"), pooling, ranked, CPU))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +79,25 @@ def test_what_auto_takes_is_told_by_the_size_of_a_class() -> None:
     assert "solver auto takes slabs for 8192 images of 64 values." in said(config)
     assert "solver auto takes exact for 819 images of 64 values." in said(config, classes=10, grouped=True)
     assert "solver auto" not in said(flow(coupling="assignment", pool=8192))
+
+
+@pytest.mark.parametrize(
+    ("rank", "line"),
+    [
+        (
+            20,
+            "solver auto takes slabs for 8192 images of 960 values, since 192 components hold 100 % of their variance.",
+        ),
+        (960, "takes blocks of 1024 for 8192 images of 960 values, since 192 components hold 20 % of their variance."),
+    ],
+)
+def test_what_auto_takes_is_told_by_what_the_components_hold(rank: int, line: str) -> None:
+    axes = torch.eye(960)[:rank]
+
+    def ranked(count: int) -> Tensor:
+        return torch.randn(count, rank, generator=torch.Generator().manual_seed(1)) @ axes
+
+    assert line in said(flow(coupling="assignment:auto", pool=8192), ranked=ranked)
 
 
 def test_classes() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from immiscible import InSpace, LinearAssignment
 from immiscible.data import Images, load
 from immiscible.errors import InputError
 from immiscible.tasks.ranking import fit_cost_space
@@ -49,7 +50,7 @@ def test_a_channel_without_variance_does_no_harm() -> None:
     assert bool(space.standardize(data.batch([0])[0]).isfinite().all())
 
 
-@pytest.mark.parametrize("count", [1, 10, 63])
+@pytest.mark.parametrize("count", [1, 10, 61])
 def test_components_are_the_leading_ones(count: int) -> None:
     data = load("digits")
     basis = fit_cost_space(config(cost_space=f"pca:{count}"), data).basis
@@ -69,6 +70,39 @@ def test_components_of_few_large_images_are_orthonormal(monkeypatch: pytest.Monk
     torch.testing.assert_close(basis @ basis.T, torch.eye(7), rtol=0, atol=1e-4)
 
 
+def blurred(count: int, side: int, steepness: float) -> Images:
+    """Smooth images, whose variance falls by many orders of magnitude from axis to axis."""
+    draws = torch.Generator().manual_seed(1)
+    frequency = torch.cartesian_prod(*[torch.fft.fftfreq(side, 1 / side)] * 2).norm(dim=1).view(side, side)
+    white = torch.fft.fft2(torch.randn(count, 3, side, side, generator=draws))
+    pixels = torch.fft.ifft2(white * torch.exp(-steepness * frequency)).real
+    return Images("blurred", (0.3 * pixels / pixels.std()).clamp(-1, 1))
+
+
+@pytest.mark.parametrize("steepness", [0.5, 3.0])
+def test_noise_keeps_its_law_along_axes_of_smooth_images(steepness: float) -> None:
+    data = blurred(200, 64, steepness)
+    space = fit_cost_space(config(cost_space="pca:128"), data)
+    assert space.basis is not None
+    torch.testing.assert_close(space.basis @ space.basis.T, torch.eye(128), rtol=0, atol=1e-5)
+    x = data.batch(torch.arange(200))[0]
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    coupled = InSpace(LinearAssignment(), space)(x, noise)
+    torch.testing.assert_close(coupled.square().mean(), noise.square().mean(), rtol=1e-4, atol=0)
+
+
+def test_more_axes_than_the_data_varies_along_are_refused() -> None:
+    draws = torch.Generator().manual_seed(3)
+    pixels = (torch.rand(50, 4, generator=draws) @ torch.rand(4, 3 * 32 * 32, generator=draws)).view(50, 3, 32, 32) / 4
+    data = Images("of rank four", pixels)
+    basis = fit_cost_space(config(cost_space="pca:4"), data).basis
+    assert basis is not None
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4), rtol=0, atol=1e-5)
+    for some, most in ((pixels, 4), (torch.zeros(5, 1, 4, 4), 0)):
+        with pytest.raises(InputError, match=f"N of at most {most} for this data, .* got pca:5\\.$"):
+            fit_cost_space(config(cost_space="pca:5"), Images("some", some))
+
+
 def test_mirrored_data_has_a_mirrored_mean() -> None:
     centre = fit_cost_space(config(flip=True), load("digits")).centre
     assert centre is not None
@@ -80,7 +114,7 @@ def test_mirrored_data_has_a_mirrored_mean() -> None:
     ("space", "said"),
     [
         ("pooled:3", "multiples of N, got 8 x 8 and pooled:3"),
-        ("pca:65", "N of at most 64 for this data, got pca:65"),
+        ("pca:62", "N of at most 61 for this data, which varies along no more axes, got pca:62"),
     ],
 )
 def test_spaces_that_do_not_fit_the_data_are_refused(space: str, said: str) -> None:

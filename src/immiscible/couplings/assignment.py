@@ -44,8 +44,8 @@ class LinearAssignment:
         block: Where given, the pool (each class) is split at random into blocks of at most this many data, and the
             assignment is solved in each. At least 2.
         solver: ``exact``; ``auction``, near the optimum and on the device of the data; ``sinkhorn``, drawn from an
-            entropic plan without replacement; ``slabs``, for thousands of data; or ``auto``, which takes exact or slabs
-            by their number. See :mod:`immiscible.couplings.ladder`.
+            entropic plan without replacement; ``slabs``, for thousands of images; or ``auto``, which takes exact, slabs
+            or blocks by the number and the variance of the data. See :mod:`immiscible.couplings.ladder`.
         pool: ``batch``, what is handed in; or ``global``, what all ranks of a process group hand in together, which
             all must then call. Their batches may differ in size.
         budget: The seconds that ``solver="auto"`` may take for a pool.

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from immiscible.couplings.base import full_float32, rows
 from immiscible.couplings.ladder import Method, chosen
+from immiscible.couplings.leading import Leading
 from immiscible.couplings.parallel import each
 from immiscible.couplings.ranks import Ranks, fail_with_others, tell_same, tell_single
-from immiscible.couplings.slabs import BLOCK, SAMPLE, leading_components, slabs
+from immiscible.couplings.slabs import BLOCK, slabs
 from immiscible.couplings.solvers import SOLVERS
 from immiscible.errors import InputError
 
@@ -187,11 +188,15 @@ def begin(
     labels = None if share.labels is None else ranks.concatenate(share.labels.long(), counts).cpu()
     groups = _groups(total, labels, None)
     tell_single(ranks, max(map(len, groups)))
-    method = chosen(method, max(map(len, groups)), rows(share.x).shape[1], share.x.device)
     with full_float32(share.x.device):
+        leading = Leading(share.x, ranks, counts)
+        size = rows(share.x[:1]).shape[1]
+        method = chosen(method, max(map(len, groups)), size, share.x.device, leading.held)
         if method.solver == "slabs":
-            problem = _slabs(share, ranks, counts, groups, method, seed)
+            problem = _slabs(share, leading, groups, method, seed)
         else:
+            # What it has of the data may be a copy.
+            del leading
             groups = _groups(total, labels, method.block, seed)
             problem = _costs(share, ranks, counts, groups, method, seed)
     return Pending(ranks, counts, problem, executor)
@@ -279,13 +284,11 @@ def _assembled(parts: list[Tensor], groups: list[Tensor], spans: list[tuple[int,
     return costs
 
 
-def _slabs(
-    share: Share, ranks: Ranks, counts: list[int], groups: list[Tensor], method: Method, seed: int
-) -> Problem | None:
+def _slabs(share: Share, leading: Leading, groups: list[Tensor], method: Method, seed: int) -> Problem | None:
     """What is left to do on the first rank, once it has the coordinates of all data and noise."""
-    data = rows(share.x).float()
+    data, _, basis = leading.fitted()
+    ranks, counts = leading.ranks, leading.counts
     span = _spans(counts)[ranks.rank]
-    basis = _basis(data, ranks, counts)
     noise = [rows(piece).float() @ basis for piece in share.noise(*span)]
     noise = torch.cat(noise) if noise else data[:0] @ basis
     parts = ranks.to_first(torch.cat([data @ basis, noise], 1), counts)
@@ -300,12 +303,3 @@ def _slabs(
         return order
 
     return solve
-
-
-def _basis(data: Tensor, ranks: Ranks, counts: list[int]) -> Tensor:
-    """The leading components of the pool, fitted by the first rank to a sample of what each rank has."""
-    wanted = [min(count, -(-SAMPLE * count // sum(counts))) for count in counts]
-    own = torch.arange(wanted[ranks.rank], device=data.device) * len(data) // max(wanted[ranks.rank], 1)
-    sample = ranks.concatenate(data[own], wanted)
-    basis = leading_components(sample)
-    return ranks.from_first(basis)

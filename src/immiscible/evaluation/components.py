@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from immiscible.couplings.axes import principal_axes
 from immiscible.data.images import Images, evenly_spaced
 from immiscible.errors import InputError
 
@@ -54,16 +55,7 @@ def fit(data: Images, device: str | torch.device = "cpu") -> PrincipalComponents
     """
     points = data.batch(evenly_spaced(len(data), IMAGES))[0].flatten(1).double()
     mean = points.mean(0)
-    axes = _axes(points - mean)
-    return PrincipalComponents(mean.float().to(device), axes.float().to(device))
-
-
-def _axes(points: Tensor) -> Tensor:
-    """The principal axes of centred points, from whichever of the two Gram matrices is smaller."""
-    many_dims = points.shape[1] > points.shape[0]
-    variances, vectors = torch.linalg.eigh(points @ points.T if many_dims else points.T @ points)
-    variances, vectors = variances.flip(0)[:COMPONENTS], vectors.flip(1)[:, :COMPONENTS]
-    if variances[0] <= NEGLIGIBLE:
+    axes, along = principal_axes(points - mean, COMPONENTS, NEGLIGIBLE)
+    if along[0] <= NEGLIGIBLE:
         raise InputError("principal components need at least two different images, got only one, or copies of it.")
-    vectors = vectors[:, variances > NEGLIGIBLE * variances[0]]
-    return torch.nn.functional.normalize(points.T @ vectors, dim=0) if many_dims else vectors
+    return PrincipalComponents(mean.float().to(device), axes.float().to(device))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from immiscible.couplings import coupling as parse_coupling
-from immiscible.couplings.ladder import chosen
+from immiscible.couplings.ladder import Method, because, by_size, by_variance, name
 from immiscible.couplings.parts import parts_of
+from immiscible.couplings.slabs import SAMPLE, held_share
 from immiscible.data import Images
 from immiscible.data.stream import Head
 from immiscible.errors import shown
@@ -17,6 +20,8 @@ from immiscible.tasks.published import TITLES
 from immiscible.tasks.stable_diffusion.texts import caption_of_class
 from immiscible.training.average import trained_weights
 from immiscible.training.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
+
+Ranked = Callable[[int], Tensor]
 
 # Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
 FEW_OF_A_CLASS = 8
@@ -56,7 +61,7 @@ class Pooling:
 
 
 def announcement(
-    config: TaskConfig, task: PublishedTask, data: Images, pooling: Pooling, size: int, device: torch.device
+    config: TaskConfig, task: PublishedTask, data: Images, pooling: Pooling, ranked: Ranked, device: torch.device
 ) -> list[str]:
     """The lines, the first of which says it all in short.
 
@@ -65,7 +70,7 @@ def announcement(
         task: Its task.
         data: Its data.
         pooling: What it pairs together.
-        size: The number of values that one image is ranked by.
+        ranked: Gives that many of the data, or all, as they are ranked.
         device: Where it trains.
     """
     shape = "x".join(map(str, data.shape))
@@ -76,7 +81,7 @@ def announcement(
     )
     if not pooling.assigned:
         return [first, *_without_pool(config)]
-    return [first, *_on_pools(config, task, pooling, size, device), *_on_conditions(config, task, pooling)]
+    return [first, *_on_pools(config, task, pooling, ranked, device), *_on_conditions(config, task, pooling)]
 
 
 def data_line(config: TaskConfig, data: Images) -> str:
@@ -111,7 +116,9 @@ def _without_pool(config: TaskConfig) -> list[str]:
     return [f"--pool {config.pool} changes nothing: it is for assignments, and {config.coupling} is none."]
 
 
-def _on_pools(config: TaskConfig, task: PublishedTask, pooling: Pooling, size: int, device: torch.device) -> list[str]:
+def _on_pools(
+    config: TaskConfig, task: PublishedTask, pooling: Pooling, ranked: Ranked, device: torch.device
+) -> list[str]:
     """Who shares a pool, and how it is solved."""
     lines = []
     if pooling.micro_batches * pooling.processes > 1:
@@ -122,9 +129,18 @@ def _on_pools(config: TaskConfig, task: PublishedTask, pooling: Pooling, size: i
     parts = parts_of(parse_coupling(config.coupling))
     if parts and parts.assignment.solver == "auto":
         count = pooling.together // (max(task.classes, 1) if task.grouped else 1)
-        solver = chosen(parts.assignment.method, count, size, device).solver
-        lines.append(f"solver auto takes {solver} for {count} images of {size} values.")
+        lines.append(_on_auto(parts.assignment.method, count, ranked, device))
     return lines
+
+
+def _on_auto(method: Method, count: int, ranked: Ranked, device: torch.device) -> str:
+    """Which solver ``auto`` takes for pools like a sample of the data. Each pool is measured again."""
+    size = ranked(1).shape[1]
+    taken, why = by_size(method, count, size, device), ""
+    if taken is None:
+        held = held_share(ranked(2 * SAMPLE))
+        taken, why = by_variance(method, held), because(held)
+    return f"solver auto takes {name(taken)} for {count} images of {size} values{why}."
 
 
 def _on_conditions(config: TaskConfig, task: PublishedTask, pooling: Pooling) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.space import CostSpace
 from immiscible.data.images import evenly_spaced
 from immiscible.errors import InputError
@@ -15,6 +16,8 @@ from immiscible.training.sources import Points
 
 # Standard deviations and principal components are taken of at most so many images, evenly spaced.
 IMAGES = 4096
+# Axes with less than this share of the leading one's variance are rounding.
+NEGLIGIBLE = 1e-13
 # A channel that is the same everywhere is not divided by its standard deviation.
 LEAST_DEVIATION = 1e-6
 
@@ -36,6 +39,12 @@ def fit_cost_space(config: RunConfig, data: Points) -> CostSpace:
     elif kind == "pca":
         space = CostSpace(centre=space.centre, basis=_components(int(size), config, data, space))
     return space
+
+
+def ranked_sample(config: RunConfig, data: Points, space: CostSpace, count: int) -> Tensor:
+    """That many of the data, evenly spaced, or all if there are fewer, as the coupling sees them, with shape (m, d)."""
+    x = data.batch(evenly_spaced(len(data), count))[0] * config.data_scale
+    return space.ranked(x).flatten(1)
 
 
 def _centre(config: RunConfig, data: Points) -> Tensor:
@@ -67,15 +76,13 @@ def _cells(size: int, data: Points) -> int:
 
 def _components(count: int, config: RunConfig, data: Points, space: CostSpace) -> Tensor:
     """The leading principal components, as orthonormal rows with shape (count, D)."""
-    rows = space.standardize(_sample(config, data)).flatten(1)
-    most = min(rows.shape[0] - 1, rows.shape[1])
+    rows = space.standardize(_sample(config, data)).flatten(1).double()
+    # The mean of more data than these is subtracted, so they have a rank of their number, not of one less.
+    axes, along = principal_axes(rows - rows.mean(0), rows.shape[1], NEGLIGIBLE)
+    most = axes.shape[1] if along[0] > 0 else 0
     if count > most:
-        raise InputError(f"--cost-space pca:N needs N of at most {most} for this data, got pca:{count}.")
-    _, axes = torch.linalg.eigh((rows.T @ rows).double()) if rows.shape[1] <= IMAGES else (None, _tall(rows))
-    return axes.flip(1)[:, :count].T.float().contiguous()
-
-
-def _tall(rows: Tensor) -> Tensor:
-    """Principal axes of data with more values than there are images, ascending, with shape (D, N)."""
-    values, left = torch.linalg.eigh((rows @ rows.T).double())
-    return (rows.T.double() @ left) / values.clamp_min(1e-12).sqrt()
+        raise InputError(
+            f"--cost-space pca:N needs N of at most {most} for this data, which varies along no more axes, got "
+            f"pca:{count}."
+        )
+    return axes[:, :count].T.float().contiguous()

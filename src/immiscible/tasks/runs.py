@@ -30,7 +30,7 @@ from immiscible.samplers.base import Start
 from immiscible.tasks.announcement import Pooling, announcement, data_line, trained_parameters
 from immiscible.tasks.common import PublishedTask, Shape
 from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data, placed, places_of
-from immiscible.tasks.ranking import fit_cost_space
+from immiscible.tasks.ranking import fit_cost_space, ranked_sample
 from immiscible.tasks.stable_diffusion.components import fingerprint, locate
 from immiscible.training.average import load_weights
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
@@ -96,8 +96,11 @@ def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, ve
     drift = _drift(config, task, points, space, min(pooling.together, MOST_DRIFT_POOL))
     drift.check(config.coupling, exact=describe(config.coupling).marginal.startswith("exact"))
     if verbose and accelerator.is_main_process:
-        size = space.ranked(torch.zeros(1, *points.shape)).numel()
-        for line in announcement(config, task, data, pooling, size, accelerator.device):
+
+        def ranked(count: int) -> torch.Tensor:
+            return ranked_sample(config, points, space, count)
+
+        for line in announcement(config, task, data, pooling, ranked, accelerator.device):
             say(line)
         say(data_line(config, data))
         say(launch_line(config, accelerator.num_processes, accelerator.device, os.environ))
