@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from immiscible.data import load
+from immiscible.data.captions import read_lines
 from immiscible.errors import InputError
 
 
@@ -164,6 +165,11 @@ def test_only_line_feeds_end_a_line_of_json(folder: Path, separator: str) -> Non
     write(folder, "jsonl", [{"file_name": name, "text": f"one{separator}two"} for name in names])
     if separator.isprintable() or separator >= "\x20":
         assert load(str(folder)).captions == ("one two",) * 3
+
+
+def test_lines_of_a_file_of_prompts_end_where_a_person_ends_them(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes("\ufeffone\r\ntwo\u2028more\rthree\x85\n".encode())
+    assert read_lines(tmp_path / "prompts.txt") == ["one", "two\u2028more", "three\x85", ""]
 
 
 def test_line_breaks_within_quotes_are_spaces(folder: Path) -> None:

@@ -135,6 +135,39 @@ def test_unlabelled_parts_are_refused(tmp_path: Path) -> None:
         load(spec)
 
 
+@pytest.mark.parametrize("name", ["pets", "pets@home"])
+@pytest.mark.parametrize("kind", ["parquet", "pictures", "save_to_disk"])
+def test_a_folder_may_be_of_any_kind_and_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / name
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": images(*FIVE), "text": list("abcde")}, features=features)
+    folder.mkdir()
+    if kind == "parquet":
+        table.to_parquet(str(folder / "train.parquet"))
+    elif kind == "save_to_disk":
+        table.save_to_disk(str(folder))
+    else:
+        for number, content in enumerate(FIVE):
+            (folder / f"{number}.png").write_bytes(content)
+        rows = [f'{{"file_name": "{number}.png", "text": "{"abcde"[number]}"}}' for number in range(5)]
+        (folder / "metadata.jsonl").write_text("\n".join(rows))
+    for spec in (f"hf:{folder}", f"stream:hf:{folder}"):
+        data = load(spec)
+        torch.testing.assert_close(data.pixels, torch.stack([pixels(content) for content in FIVE]))
+        assert data.captions == tuple("abcde")
+    assert load(f"hf:{folder}").name == name
+
+
+def test_of_a_list_of_captions_the_first_is_taken_and_the_rest_counted(tmp_path: Path) -> None:
+    features = {"image": datasets.Image(), "texts": datasets.Sequence(datasets.Value("string"))}
+    spec = saved(tmp_path / "a", {"image": images(*FIVE[:2]), "texts": [["a", "b", "c"], ["d"]]}, features)
+    data = load(spec, caption_column="texts")
+    assert (data.captions, data.skipped) == (("a", "d"), {"further captions of an image": 2})
+
+
 def test_a_dataset_that_cannot_be_had_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)

@@ -11,6 +11,7 @@ from immiscible.cli.arguments import Sample
 from immiscible.cli.images import alone, check_images, is_file, write_file
 from immiscible.cli.opening import TextModel, device_named, open_text_model
 from immiscible.cli.output import report
+from immiscible.data.captions import read_lines
 from immiscible.errors import InputError
 from immiscible.samplers import PipelineSampler, parse_samplers
 from immiscible.tasks.stable_diffusion import generate
@@ -93,7 +94,7 @@ def _prompts(arguments: Sample, model: TextModel) -> list[str]:
 
 def _lines(flag: str, path: str) -> list[str]:
     try:
-        lines = [" ".join(line.split()) for line in Path(path).expanduser().read_text(encoding="utf-8").splitlines()]
+        lines = [" ".join(line.split()) for line in read_lines(Path(path).expanduser())]
     except (OSError, ValueError) as error:
         raise InputError(f"{flag} must be a readable text file, got: {error}.") from error
     found = [line for line in lines if line]

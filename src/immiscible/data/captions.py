@@ -76,7 +76,11 @@ def of_metadata(folder: Path, names: Sequence[str], column: str = "") -> Caption
             captions[index].append(text)
     rows = [index for index, texts in captions.items() for _ in texts or [None]]
     texts = [text for texts in captions.values() for text in texts or [None]]
-    return Captions(rows, check_captions(str(folder), [names[row] for row in rows], texts), skipped)
+    return Captions(
+        rows,
+        check_captions(str(folder), [names[row] for row in rows], texts),
+        skipped + Counter(further_captions(texts)),
+    )
 
 
 def beside(folder: Path, files: Sequence[Path], names: Sequence[str], texts: Sequence[Path]) -> Captions:
@@ -120,6 +124,12 @@ def check_captions(where: str, names: Sequence[str], captions: Sequence[Any]) ->
         if not _encodable(caption):
             raise InputError(f"`{where}` must have captions in Unicode, got {caption!a} for {name}: write it again.")
     return [" ".join(caption.split()) for caption in first]
+
+
+def further_captions(values: Sequence[Any]) -> dict[str, int]:
+    """How many captions were passed over in lists of several, by the reason."""
+    count = sum(len(value) - 1 for value in values if isinstance(value, list) and value)
+    return {"further captions of an image": count} if count else {}
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,10 +1,13 @@
-"""Images from a Hugging Face dataset: ``hf:NAME``, ``hf:NAME@CONFIGURATION``, or ``hf:FOLDER`` of ``save_to_disk``.
+"""Images from a Hugging Face dataset: ``hf:NAME``, ``hf:NAME@CONFIGURATION``, or ``hf:FOLDER``.
+
+A folder is one that ``save_to_disk`` wrote, or one of parquet files or pictures, as the library reads them. A path that
+exists is a folder, whatever characters are in it.
 
 The images are the dataset's only column of images, the labels its only column of class labels, or else the integers of
 a column called ``label`` or ``cls``; flags name others, which may hold strings. Captions are a column of strings called
 ``text``, ``caption`` or ``txt``, or the one that a flag names. Code of a dataset is never run: the library
-refuses it, and nothing here asks for it. Images, which must be PNG or JPEG, are decoded here, so those that cannot be
-read are counted like those of a folder.
+refuses it, and nothing here asks for it. Images are decoded here, so those that cannot be read are counted like those
+of a folder. A row is an example; of a list of captions the first is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 
 from immiscible.data import cache
-from immiscible.data.captions import COLUMNS, check_captions
+from immiscible.data.captions import COLUMNS, check_captions, further_captions
 from immiscible.data.decoding import RULES, Content, Corrupt, Encoded
 from immiscible.data.gather import Beside, Numbered, gather
 from immiscible.data.hub import unreachable
@@ -52,7 +55,7 @@ def read(
     name = os.path.expanduser(spec.removeprefix(PREFIX))
     if not name.partition("@")[0]:
         raise InputError(f"`hf:` must be followed by the name or folder of a dataset, got `{spec}`.")
-    table = from_disk(name, split) if os.path.isdir(name) else by_name(name, split)
+    table = from_disk(name, split) if is_saved(name) else by_name(name, split)
     images = image_column_of(table, spec, image_column)
     labels = label_column_of(table, spec, label_column)
     captions = caption_column_of(table, caption_column)
@@ -69,15 +72,20 @@ def read(
             raise InputError(f"`{spec}`: labels must be known, got -1 in column {labels}: choose another --split.")
         return torch.from_numpy(chosen.astype(np.int64)), tuple(feature.names)
 
-    title = Path(name.partition("@")[0]).name
+    title = Path(name if os.path.exists(name) else name.partition("@")[0]).resolve().name
     return gather(
         encoded,
-        Beside(values, _captions(table, spec, captions) if captions else (), number=number),
+        Beside(values, *_captions(table, spec, captions), number),
         title,
         image_size=image_size,
         skip_corrupt=skip_corrupt,
         key=key,
     )
+
+
+def is_saved(name: str) -> bool:
+    """Whether a folder is what ``save_to_disk`` wrote."""
+    return any(os.path.isfile(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json"))
 
 
 def from_disk(folder: str, split: str) -> Any:
@@ -98,17 +106,21 @@ def from_disk(folder: str, split: str) -> Any:
 
 
 def by_name(name: str, split: str, streaming: bool = False) -> Any:
-    """A part of a dataset of the hub, downloaded or to be streamed."""
+    """A part of a dataset of the hub, downloaded or to be streamed, or of a folder of files."""
     import datasets
     from datasets.exceptions import DatasetsError
 
-    refused = (*unreachable(), DatasetsError, RuntimeError)
-    repository, _, configuration = name.partition("@")
+    refused = (*unreachable(), DatasetsError, RuntimeError, TypeError, KeyError)
+    there = os.path.exists(name)
+    repository, _, configuration = (name, "", "") if there else name.partition("@")
     try:
         return datasets.load_dataset(repository, configuration or None, split=split, streaming=streaming)
     except refused as error:
+        wanted = "a dataset of the hub, reachable from here,"
+        if there:
+            wanted = "a dataset of `save_to_disk`, or a folder of parquet files or pictures,"
         raise InputError(
-            f"`hf:{name}` must be a dataset of the hub, reachable from here, with the split {split}, or a folder, got: "
+            f"`hf:{name}` must be {wanted} with the split {split}{'' if there else ', or a folder'}, got: "
             f"{one_line(error)}."
         ) from error
 
@@ -161,9 +173,13 @@ def caption_column_of(table: Any, asked: str) -> str:
     return next((name for name in COLUMNS if getattr(table.features.get(name), "dtype", "") == "string"), "")
 
 
-def _captions(table: Any, spec: str, column: str) -> list[str]:
+def _captions(table: Any, spec: str, column: str) -> tuple[list[str], dict[str, int]]:
+    """The captions, and how many were passed over."""
+    if not column:
+        return [], {}
     values = list(table[column][:])
-    return check_captions(spec, [f"row {row}" for row in range(len(values))], values)
+    texts = check_captions(spec, [f"row {row}" for row in range(len(values))], values)
+    return texts, further_captions(values)
 
 
 def _content(value: dict[str, Any] | None) -> Content:

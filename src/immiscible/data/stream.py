@@ -46,6 +46,7 @@ from immiscible.data.huggingface import (
     caption_column_of,
     from_disk,
     image_column_of,
+    is_saved,
     label_column_of,
 )
 from immiscible.data.images import Images, evenly_spaced
@@ -274,8 +275,7 @@ def _dataset(spec: str, split: str) -> tuple[Any, tuple[str, ...], str]:
     name = os.path.expanduser(spec.removeprefix(PREFIX))
     if not name.partition("@")[0]:
         raise InputError(f"`{STREAM}{PREFIX}` must be followed by the name or folder of a dataset, got nothing.")
-    # What `save_to_disk` wrote; any other folder is one of a dataset's files.
-    if any(os.path.isfile(os.path.join(name, file)) for file in ("state.json", "dataset_dict.json")):
+    if is_saved(name):
         table = from_disk(name, split)
         table = table.to_iterable_dataset(num_shards=max(1, min(len(table), len(table.cache_files))))
     else:

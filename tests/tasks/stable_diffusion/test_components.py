@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from immiscible.cli import main
 from immiscible.errors import InputError
@@ -43,6 +45,35 @@ def test_pickled_weights_are_not_read(broken: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(InputError, match="must have a unet"):
         load_components(broken)
+
+
+def test_weights_in_half_precision_only_are_told_with_their_conversion(broken: Path) -> None:
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    with pytest.raises(InputError, match=r"a unet in full precision, got .*variant='fp16'\)\.save_pretrained"):
+        load_components(broken)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        ("model.diffusion_model.out.weight", r"the weights of a whole model: write the folder with .*from_single_file"),
+        ("unet.down.lora_A.weight", "low-rank weights for some model: give the folder of that model"),
+        ("conv_in.weight", "one part of a model: give the folder that holds all parts"),
+        ("", "which is damaged"),
+    ],
+)
+def test_a_single_file_is_told_with_its_conversion(tmp_path: Path, tensor: str, told: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(save({tensor: torch.zeros(1)}) if tensor else b"no tensors")
+    with pytest.raises(InputError, match=rf"must be a folder with a pipeline of diffusers, got the file .*{told}"):
+        locate(str(path))
+
+
+def test_pickled_files_are_not_read_to_tell_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(InputError, match=r"whose weights may run code when they are read: if you trust it"):
+        locate(str(tmp_path / "model.ckpt"))
 
 
 def test_vae_with_other_channels_is_refused(broken: Path) -> None:

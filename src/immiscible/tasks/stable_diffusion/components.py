@@ -21,6 +21,7 @@ from torch import nn
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
 from immiscible.seeds import seed_all
+from immiscible.tasks.stable_diffusion.foreign import check_no_file, check_not_only_half
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.training.randomness import derive
 from immiscible.training.recipes import StableDiffusionRecipe
@@ -66,6 +67,7 @@ def locate(model: str) -> Path:
     path = Path(os.path.expanduser(model))
     if path.is_dir():
         return path
+    check_no_file(path)
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise InputError(
             f"--model must be a folder with a pipeline of diffusers, got {model}: there is no such folder."
@@ -107,6 +109,7 @@ def check(path: Path) -> dict[str, dict[str, Any]]:
         InputError: If a part is missing, or two do not fit.
     """
     configs = read_configs(path)
+    check_not_only_half(path, ("unet", "vae", "text_encoder"))
     unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
     _agree(path, "the U-Net's input", unet.get("in_channels", 4), "the VAE's latents", vae.get("latent_channels", 4))
     _agree(path, "the U-Net's output", unet.get("out_channels", 4), "the VAE's latents", vae.get("latent_channels", 4))

@@ -38,7 +38,7 @@ from immiscible.tasks.stable_diffusion.components import (
 )
 from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, LatentSource, Moments
 from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, named_scheduler
-from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
+from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tell_cut, tokenize
 from immiscible.training.loop import Batch
 from immiscible.training.recipes import StableDiffusionConfig
 from immiscible.training.sources import PointSource
@@ -97,6 +97,7 @@ class StableDiffusionTask:
             raise InputError(
                 f"--cache-latents must be left out for a stream, which has no end, got {self.config.data}."
             )
+        tell_cut(self.parts.tokenizer, data, captions_of(data, self.config.caption_template))
         self.parts.vae.to(device)
         self.parts.text_encoder.to(device, _half(self.config, device))
         return sourced(data, self.config, lambda images: self._latents(images, device))

@@ -6,27 +6,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from immiscible.data import Images
+from immiscible.data.listing import NEAR_MISSES
 from immiscible.errors import InputError
+from immiscible.training.events import say
 
 # Captions that are tokenised at once.
 CHUNK = 4096
+# Characters of a caption that a warning shows.
+SHOWN = 80
+# Folders that are called after what is in them, and are no class.
+CONTAINERS = ("images", "image", "imgs", "img", "pictures", "photos", "data", "dataset", "png", "jpg", "jpeg", "raw")
 
 
 def captions_of(data: Images, template: str) -> tuple[str, ...]:
     """The caption of each image: its own, or the name of its class in a template.
 
     Raises:
-        InputError: If the data has neither.
+        InputError: If the data has neither, or what stands for classes surely is none.
     """
     if data.captions:
         return data.captions
+    fix = "add a metadata.jsonl with a file_name and a text for each image, a .txt beside each, or class sub-folders"
+    near = [reason for reason in data.skipped if reason.partition(",")[0].lower() in NEAR_MISSES]
+    if near:
+        raise InputError(f"--data must have captions for Stable Diffusion, got {data.name} with {near[0]}: {fix}.")
     if data.labels is None:
+        raise InputError(f"--data must have captions or classes for Stable Diffusion, got {data.name} without: {fix}.")
+    if len(data.class_names) == 1 and data.class_names[0].lower() in CONTAINERS:
         raise InputError(
-            f"--data must have captions or classes for Stable Diffusion, got {data.name} without: add a metadata.jsonl "
-            "with a file_name and a text for each image, a .txt beside each, or class sub-folders."
+            f"--data must have captions or classes for Stable Diffusion, got {data.name} with all images in the folder "
+            f"{data.class_names[0]}, whose name would be the caption of each: {fix}."
         )
     return tuple(caption_of_class(data.class_names[label], template) for label in data.labels.tolist())
 
@@ -44,6 +57,23 @@ def tokenize(tokenizer: Any, captions: Sequence[str]) -> Tensor:
         found = tokenizer(words, padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
         parts.append(torch.tensor(found["input_ids"]))
     return torch.cat(parts)
+
+
+def tell_cut(tokenizer: Any, data: Images, captions: Sequence[str]) -> None:
+    """Says how many captions of some data are longer than what is read of them.
+
+    Only captions of more bytes than tokens are tried, since a token is at least a byte.
+    """
+    most = tokenizer.model_max_length
+    # Two tokens mark the beginning and the end.
+    long = [caption for caption in captions if len(caption.encode()) > most - 2]
+    lengths = [len(found) for found in tokenizer(long, verbose=False)["input_ids"]] if long else []
+    cut = [caption for caption, length in zip(long, lengths, strict=True) if length > most]
+    if cut and PartialState().is_main_process:
+        say(
+            f"warning: {len(cut)} of {len(captions)} captions of {data.name} are longer than the {most} tokens that "
+            f"are read of each, and are cut, such as: {cut[0][:SHOWN]} ..."
+        )
 
 
 @torch.no_grad()
