@@ -98,6 +98,12 @@ class Needs:
     def __init__(self, field: str, *values: Any) -> None:
         self.field, self.values = field, values
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Needs) and (self.field, self.values) == (other.field, other.values)
+
+    def __hash__(self) -> int:
+        return hash((self.field, self.values))
+
     def holds(self, value: Any) -> bool:
         """Whether the other flag has such a value."""
         return value in self.values if self.values else bool(value)

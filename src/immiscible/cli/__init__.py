@@ -10,9 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from immiscible.cli.ending import in_group, is_loss, leave, loss_of, tell, tell_refusal
+from immiscible.cli.ending import (
+    WITH_LESS_MEMORY,
+    in_group,
+    is_loss,
+    is_out_of_memory,
+    leave,
+    loss_of,
+    tell,
+    tell_refusal,
+)
 from immiscible.cli.output import flush_results, make_printable, silence_results
-from immiscible.errors import InputError, ToldError
+from immiscible.errors import InputError, ToldError, one_line
 from immiscible.training.interrupts import ended_by_signals, ending_of
 from immiscible.values import quoted
 
@@ -124,10 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return tell(str(error), error.exit_status)
     except KeyboardInterrupt as error:
         return tell(*ending_of(error))
-    except RuntimeError as error:
-        if not is_loss(error):
-            raise
-        return tell(loss_of(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if is_loss(error):
+            return tell(loss_of(error), 1)
+        if is_out_of_memory(error):
+            return tell(f"{one_line(error, 120)}: {WITH_LESS_MEMORY}.", 1)
+        raise
     except BrokenPipeError:
         # Who read our output has gone, as `head` does; nothing is left to be said to them, not even at exit.
         silence_results()

@@ -18,6 +18,9 @@ from typing import NoReturn
 from immiscible.errors import REMEDIES, UNEXPECTED, one_line, shown
 
 # Who asks whether a line has been said waits so long for the launcher, then says it.
+WITH_LESS_MEMORY = "there is not enough memory: try a smaller --batch-size, --pool, --num or --image-size"
+# What PyTorch says, on the CPU and on GPUs.
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "not enough memory")
 PATIENCE = timedelta(seconds=10)
 
 
@@ -59,6 +62,12 @@ def _part() -> int:
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that another process can no longer be reached."""
     return in_group() and "gloo/transport" in str(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on the host or on a GPU."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
 
 
 def loss_of(error: BaseException) -> str:

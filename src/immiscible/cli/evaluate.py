@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from immiscible.cli.arguments import Evaluate
+from immiscible.cli.effects import check_evaluate
 from immiscible.cli.opening import guidance_of, open_run, samplers_for
 from immiscible.cli.output import draws_lines, report
 from immiscible.data.stream import Head
-from immiscible.errors import InputError, shown
+from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import FILE, evaluate_painting, evaluate_run, sample_count
@@ -30,8 +31,7 @@ def evaluate(arguments: Evaluate) -> None:
     """Scores a run."""
     run = open_run(arguments)
     text = isinstance(run.config, StableDiffusionConfig)
-    if not text and (arguments.clip or arguments.task != "generate"):
-        raise InputError(f"--clip and --task need a run of Stable Diffusion, got {run.path}.")
+    check_evaluate(arguments, text)
     samplers = samplers_for(arguments, run, run.config.nfes)
     kept = run.path / FILE
     check_output(kept, "new", flag=FILE, suffixes=[kept.suffix], overwrite=True)

@@ -18,7 +18,7 @@ from immiscible.data import Images, load
 from immiscible.data.images import evenly_spaced
 from immiscible.samplers import PipelineSampler
 from immiscible.tasks.stable_diffusion import inpaint as painting
-from immiscible.tasks.stable_diffusion.texts import captions_of
+from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
 from immiscible.training.outputs import folder_of
 from immiscible.training.pictures import write_grid
 
@@ -81,5 +81,6 @@ def _prompts(data: Images, chosen: list[int], template: str) -> list[str]:
     """The captions of some images; images without are painted without."""
     if not data.captions and data.labels is None:
         return [""] * len(chosen)
+    check_template(data, template)
     captions = captions_of(data, template)
     return [captions[index] for index in chosen]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from immiscible.cli.arguments import Evaluate, FromRun, Sample
+from immiscible.cli.effects import check_step
 from immiscible.errors import InputError
 from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks import runs
@@ -76,6 +77,7 @@ class TextModel:
 def open_text_model(path: Path, step: int | None, device: torch.device | str) -> TextModel:
     """Opens a run of Stable Diffusion, or a pipeline of diffusers."""
     if pipelines.is_pipeline(path):
+        check_step(path, step)
         pipeline = pipelines.open_pipeline(path).to(device)
         side = pipelines.image_size(pipeline)
         return TextModel(pipeline, (side, side), {"model": fingerprint(path)}, (), "{}", 7.5)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from immiscible.cli.arguments import Sample
+from immiscible.cli.effects import check_sample
 from immiscible.cli.images import alone, check_images, fill, is_file, write_file
 from immiscible.cli.opening import guidance_of, is_text_model, open_run, samplers_for
 from immiscible.cli.output import report
@@ -25,11 +26,7 @@ def sample(arguments: Sample) -> None:
 
         sample_text(arguments)
         return
-    if arguments.prompts or arguments.steps or arguments.scheduler != "auto":
-        raise InputError(
-            f"--prompts, --steps and --scheduler need a run of Stable Diffusion, got {arguments.run}: use --nfe and "
-            "--sampler."
-        )
+    check_sample(arguments)
     check_images(arguments.out, [arguments.run], arguments.overwrite)
     run = open_run(arguments)
     samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])

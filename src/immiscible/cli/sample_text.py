@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import PartialState
 
 from immiscible.cli.arguments import Sample
+from immiscible.cli.effects import check_sample_text
 from immiscible.cli.images import alone, check_images, is_file, write_file
 from immiscible.cli.opening import TextModel, device_named, open_text_model
 from immiscible.cli.output import report
@@ -24,6 +25,7 @@ STEPS = 20
 
 def sample_text(arguments: Sample) -> None:
     """Draws images for prompts."""
+    check_sample_text(arguments, is_file(arguments.out))
     check_images(arguments.out, [arguments.run], arguments.overwrite)
     processes = PartialState(cpu=arguments.device == "cpu")
     device: Any = processes.device if arguments.device == "auto" else device_named(arguments.device)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from immiscible.errors import InputError
-from immiscible.training.config import ImagesOrNone, Recipe, Share
+from immiscible.training.config import ImagesOrNone, Recipe, Seed, Share
 from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe, StableDiffusionRecipe
-from immiscible.values import Range
+from immiscible.values import Range, kind_of, quoted, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +43,21 @@ class CompareFields(Recipe):
         if not 1 <= self.evaluations <= self.steps:
             raise InputError(f"--evaluations must be from 1 to --steps = {self.steps}, got {self.evaluations}.")
         if len(set(self.seed_list)) < len(self.seed_list):
-            raise InputError(f"--seeds must be different, got {self.seeds}.")
+            raise InputError(f"--seeds must be different, got {told(self.seeds)}.")
 
     @property
     def seed_list(self) -> list[int]:
         """The seeds as numbers."""
         try:
-            return [int(word) for word in self.seeds.split(",")]
+            found = [int(word) for word in self.seeds.split(",")]
         except ValueError:
             raise InputError(
-                f"--seeds must be whole numbers separated by commas, such as 0,1,2, got {self.seeds!r}."
+                f"--seeds must be whole numbers separated by commas, such as 0,1,2, got {quoted(self.seeds)}."
             ) from None
+        for seed in found:
+            if complaint := kind_of("seeds", Seed).complaint(seed):
+                raise InputError(f"--seeds {complaint}.")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from immiscible.training.outputs import COMPARISON, check_output, claim, folder_
 from immiscible.training.pictures import write_grid
 from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
 from immiscible.training.rundir import SUMMARY
+from immiscible.values import check_needs
 
 GRID = 36
 
@@ -161,7 +162,7 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
     """The configuration of one run of a comparison."""
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(RECIPES[config.task])}
     every = -(-config.steps // config.evaluations)
-    return CONFIGS[config.task](
+    found = CONFIGS[config.task](
         **shared | variant.settings,
         out=config.out / "runs" / f"{variant.slug}-seed{seed}",
         coupling=variant.coupling,
@@ -171,6 +172,8 @@ def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
         sample_every=config.steps,
         tensorboard=False,
     )
+    check_needs(found, variant.settings, " in --couplings")
+    return found
 
 
 def _score(

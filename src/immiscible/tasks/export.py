@@ -47,6 +47,8 @@ def export(
     """
     check_export(run.path, out, replace)
     if isinstance(run.config, StableDiffusionConfig):
+        if sampler != "auto":
+            raise InputError(f"--sampler must be left out for Stable Diffusion, got {sampler}: its own is written.")
         from immiscible.tasks.stable_diffusion.export import export_text_to_image
 
         return export_text_to_image(run, out, scores, replace)

@@ -32,9 +32,10 @@ from immiscible.tasks.common import PublishedTask, Shape
 from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data, placed, places_of
 from immiscible.tasks.ranking import fit_cost_space, ranked_sample
 from immiscible.tasks.stable_diffusion.components import fingerprint, locate
+from immiscible.tasks.stable_diffusion.texts import check_template
 from immiscible.training.average import load_weights
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
-from immiscible.training.config import NetworkFields
+from immiscible.training.config import NetworkFields, OfTheUNet
 from immiscible.training.events import read_metrics, say
 from immiscible.training.files import write_bytes, write_json, write_text
 from immiscible.training.fitting import check_average
@@ -45,7 +46,7 @@ from immiscible.training.randomness import SEED_BITS, ShortSeed, seed_of
 from immiscible.training.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
 from immiscible.training.rundir import CONFIG, PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
 from immiscible.training.sources import Points
-from immiscible.values import told
+from immiscible.values import check_needs, kinds, told
 
 C = TypeVar("C", bound=TaskConfig)
 
@@ -83,6 +84,8 @@ def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, ve
     config = resolve(config, data)
     identity = _identity(config, data, accelerator.num_processes)
     check_run(config, identity)
+    if isinstance(config, StableDiffusionConfig) and not (config.out / CONFIG).exists():
+        check_template(data, config.caption_template)
     # Nothing is written before all processes have looked.
     accelerator.wait_for_everyone()
     facts = facts_of(config, data)
@@ -122,7 +125,11 @@ def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, ve
 def resolve(config: C, data: Images) -> C:
     """The configuration with its coupling in its own spelling and the network that ``auto`` stands for."""
     network = {"network": choose(config.network, data.shape)} if isinstance(config, NetworkFields) else {}
-    return dataclasses.replace(config, coupling=str(pooled_by_run(parse_coupling(config.coupling))), **network)
+    found = dataclasses.replace(config, coupling=str(pooled_by_run(parse_coupling(config.coupling))), **network)
+    if isinstance(config, NetworkFields) and config.network == "auto":
+        # Presets that set what only the U-Net has name it.
+        check_needs(found, [name for name, kind in kinds(type(found)).items() if kind.needs == OfTheUNet])
+    return found
 
 
 def _coupling(config: TaskConfig, space: CostSpace) -> Coupling:

@@ -82,7 +82,7 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         return None if values == saved else values
     values = _with_seeds_of(config, saved, values)
     _check_processes(config.out, saved["processes"], values["processes"])
-    differing = differing_keys(values, saved)
+    differing = [key for key in differing_keys(values, saved) if not _without_effect(key, values, saved)]
     longer = differing == ["steps"] and config.steps > saved["steps"]
     if longer and config.extend:
         return {**saved, "steps": config.steps}
@@ -118,6 +118,13 @@ def _check_processes(out: Path, was: int, given: int) -> None:
             f"{out} holds a run of {was} process{'es' if was > 1 else ''}, got {given}: data and noise are drawn per "
             f"process, so only the same number resumes it exactly: start {was}, or give another --out."
         )
+
+
+def _without_effect(key: str, *configurations: dict[str, Any]) -> bool:
+    """Whether a setting changes nothing in configurations; those of versions that did not refuse it may have it."""
+    kind = _known(configurations[0]["task"]).get(key)
+    needs = kind.needs if kind else None
+    return needs is not None and not any(needs.holds(values.get(needs.field)) for values in configurations)
 
 
 def _defaults(config: RunConfig) -> dict[str, Any]:

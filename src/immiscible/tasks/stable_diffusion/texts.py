@@ -13,6 +13,7 @@ from immiscible.data import Images
 from immiscible.data.listing import NEAR_MISSES
 from immiscible.errors import InputError
 from immiscible.training.events import say
+from immiscible.values import told
 
 # Captions that are tokenised at once.
 CHUNK = 4096
@@ -42,6 +43,19 @@ def captions_of(data: Images, template: str) -> tuple[str, ...]:
             f"{data.class_names[0]}, whose name would be the caption of each: {fix}."
         )
     return tuple(caption_of_class(data.class_names[label], template) for label in data.labels.tolist())
+
+
+def check_template(data: Images, template: str) -> None:
+    """Checks that a template of captions is not given to data that has captions of its own.
+
+    Raises:
+        InputError: If it would change nothing.
+    """
+    if data.captions and template != "{}":
+        raise InputError(
+            f"--caption-template is for data with class names only, got {told(template)} with {data.name}, which has "
+            "captions of its own: leave it out."
+        )
 
 
 def caption_of_class(name: str, template: str) -> str:

@@ -26,7 +26,7 @@ from immiscible.seeds import seed_all
 from immiscible.tasks.published import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
-from immiscible.tasks.stable_diffusion.texts import captions_of
+from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
 from immiscible.training.events import say, tracked
 from immiscible.training.locks import locked
 from immiscible.training.outputs import check_output, folder_of
@@ -93,6 +93,7 @@ def _make(settings: TinyPipeline) -> Reconstruction:
     data = load_pixels(settings, settings.image_size).in_colour()
     if isinstance(data, Head):
         say(f"warning: made of {len(data)} images of {data.name}, and of no others.")
+    check_template(data, settings.caption_template)
     captions = captions_of(data, settings.caption_template)
     with torch.random.fork_rng(devices=[]):
         seed_all(derive(settings.seed, "tiny"))
