@@ -274,6 +274,36 @@ def test_assign_reaches_the_least_cost(kind):
     assert reached == pytest.approx(exact[rows, columns].sum().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [50, 300])
+@pytest.mark.parametrize("forbidden", [1e3, 1e8, 1e13, 1e15, 1e18, 1e30])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_assign_is_exact_beside_forbidden_pairs(count, forbidden, scale):
+    draws = seeded(9)
+    cost = scale * torch.rand(count, count, generator=draws, dtype=torch.float64)
+    cost[(torch.rand(count, count, generator=draws) < 0.5).fill_diagonal_(False)] = forbidden
+    best = cost.numpy()[linear_sum_assignment(cost.numpy())].sum()
+    assert cost[torch.arange(count), assign(cost)].sum().item() == pytest.approx(best, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [3, 40, 250])
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e9, 1e30])
+@pytest.mark.parametrize("offset", [0.0, -0.5, -1.0, 1e6])
+@pytest.mark.parametrize("kind", ["normal", "whole", "ties", "constant"])
+def test_assign_reaches_the_least_cost_at_any_scale(count, scale, offset, kind):
+    draws = seeded(10)
+    cost = {
+        "normal": torch.randn(count, count, generator=draws, dtype=torch.float64),
+        "whole": torch.randint(-1000, 1000, (count, count), generator=draws).double(),
+        "ties": torch.randint(0, 2, (count, count), generator=draws).double(),
+        "constant": torch.ones(count, count, dtype=torch.float64),
+    }[kind]
+    cost = (cost + offset) * scale
+    best = cost.numpy()[linear_sum_assignment(cost.numpy())].sum()
+    # Relative to what was added up, which may cancel.
+    tolerance = 1e-12 * cost.abs().amax().item() * count
+    assert cost[torch.arange(count), assign(cost)].sum().item() == pytest.approx(best, abs=tolerance)
+
+
 def test_assign_takes_costs_that_require_grad_and_autocast():
     cost = torch.randn(211, 211, generator=seeded(4))
     expected = assign(cost)

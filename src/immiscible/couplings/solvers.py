@@ -33,6 +33,8 @@ WARM_TEMPERATURE = 0.1
 WARM_ITERATIONS = 10
 # Below this size the exact solver is quicker than its warm start.
 WARM_FROM = 192
+# What the rounding of the largest cost may be, in units of the least of each row, where potentials are subtracted.
+ROUNDED = 1e-11
 # What a bid exceeds the second best by, in standard deviations of the cost. Less takes longer and gains little.
 BID_INCREMENT = 0.05
 # Temperature and iterations of the entropic plan: lower or fewer and its rows and columns no longer sum to one.
@@ -50,7 +52,8 @@ def assign(cost: Tensor) -> Tensor:
     .. math:: \pi^\star = \arg\min_{\pi \in S_n} \sum_i C_{i, \pi(i)}
 
     Arguments:
-        cost: The cost matrix :math:`C`, with shape :math:`(n, n)`. Rows are data, columns are noise.
+        cost: The cost matrix :math:`C`, with shape :math:`(n, n)`. Rows are data, columns are noise. A
+            pair is forbidden by a finite cost far above the others, such as 1e18.
 
     Returns:
         The assignment :math:`\pi` on the CPU, with shape :math:`(n,)`: datum ``i`` takes noise ``pi[i]``.
@@ -69,10 +72,27 @@ def assign(cost: Tensor) -> Tensor:
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise InputError(f"`cost` must be square, got shape {tuple(cost.shape)}.")
     if not cost.float().isfinite().all():
-        raise InputError("`cost` must be finite, got NaN, infinite values or values too large for float32.")
+        raise InputError(
+            "`cost` must be finite, got NaN, infinite values or values too large for float32: forbid a pair by a large "
+            "finite cost, such as 1e18."
+        )
     with full_float32(cost.device):
         # Potentials as large as the largest costs would drown the small ones in float32.
-        return exact(cost.cpu().to(torch.float64, copy=True))
+        return _assigned(cost.detach().cpu().to(torch.float64, copy=True))
+
+
+def _assigned(cost: Tensor) -> Tensor:
+    """Solves what is in float64, which is overwritten.
+
+    Subtracting potentials rounds everything to the precision of the largest cost. Where those that matter are as small
+    as that, beside forbidden pairs of 1e13 say, the solver gets the cost as it is.
+    """
+    if not len(cost):
+        return torch.empty(0, dtype=torch.int64, device="cpu")
+    rounding = torch.finfo(cost.dtype).eps * cost.abs().amax()
+    if rounding <= ROUNDED * cost.amin(1).abs().mean():
+        return exact(cost)
+    return torch.from_numpy(jonker_volgenant()(cost.numpy())).long()
 
 
 def exact(cost: Tensor, seed: int = 0) -> Tensor:
