@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from immiscible.training.files import write_text, writing
 T = TypeVar("T")
 METRICS = "metrics.jsonl"
 STEP = number("step", whole=True, least=0, most=10**9)
+# What a run took. All else that it writes is the same whenever it was stopped and resumed.
+TIMES = ("steps_per_second", "step_ms", "pairing_ms", "overhead_percent")
 # Diagnostics and progress go to stderr, results to stdout.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -79,10 +82,13 @@ class Board:
 
     def __init__(self, folder: Path, resumed_at: int) -> None:
         self._writer: Any = None
+        before = set(threading.enumerate())
         with self._told():
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
+        self._threads = set(threading.enumerate()) - before
+        self._hook, threading.excepthook = threading.excepthook, self._failed_aside
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds the numbers of a step."""
@@ -95,6 +101,12 @@ class Board:
         with self._told():
             if self._writer is not None:
                 self._writer.close()
+        threading.excepthook = self._hook
+
+    def _failed_aside(self, failure: threading.ExceptHookArgs) -> None:
+        # TensorBoard writes in a thread of its own, and raises here what stopped it; a traceback besides says no more.
+        if failure.thread not in self._threads:
+            self._hook(failure)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
