@@ -261,6 +261,27 @@ def test_other_threads_are_neither_coupled_nor_counted(x: Tensor) -> None:
         thread.join()
 
 
+def test_threads_have_blocks_of_their_own(x: Tensor) -> None:
+    # Both are in a block for the same shape at once.
+    both = threading.Barrier(2, timeout=30)
+    drawn_by: dict[int, Tensor] = {}
+
+    def train(thread: int) -> None:
+        with coupled("assignment", x + thread * x.flip(0)):
+            both.wait()
+            drawn_by[thread] = torch.randn(x.shape, generator=torch.Generator().manual_seed(thread))
+            both.wait()
+
+    threads = [threading.Thread(target=train, args=(thread,)) for thread in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for thread in range(2):
+        vanilla = torch.randn(x.shape, generator=torch.Generator().manual_seed(thread))
+        assert_same(drawn_by[thread], LinearAssignment()(x + thread * x.flip(0), vanilla))
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_noise_of_any_precision_is_coupled_under_autocast_too(dtype: torch.dtype, autocast: bool, x: Tensor) -> None:
