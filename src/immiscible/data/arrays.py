@@ -22,17 +22,21 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible.data import claims
+from immiscible.data.captions import encodable
 from immiscible.data.images import Images, number_classes
-from immiscible.errors import InputError
+from immiscible.errors import InputError, one_line
 
 IMAGE_KEYS = ("images", "x", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 CHANNELS = (1, 3)
+ZIPPED = (b"PK\x03\x04", b"PK\x05\x06")
 # Rounding may leave floats this far outside [-1, 1].
 SLACK = 1e-5
 # What NumPy and the modules under it raise for a file that is damaged, encrypted or packed in a way they do not know,
@@ -70,19 +74,32 @@ def _arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         # NumPy leaves a damaged .npz open that it opened itself.
         with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            image_key, label_key = _keys(path.name, loaded.files)
-            return np.asarray(loaded[image_key]), np.asarray(loaded[label_key]) if label_key else None
+            # As NumPy tells them apart.
+            packed = file.read(len(ZIPPED[0])) in ZIPPED
+            file.seek(0)
+            if packed:
+                return _from_archive(path.name, file)
+            claims.check_npy(path.name, file, path.stat().st_size)
+            file.seek(0)
+            return np.load(file, allow_pickle=False), None
     except InputError:
         raise
     except DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"`{path.name}` must be a whole NumPy file without pickled objects, got: {reason.rstrip('.')}: "
+            f"`{path.name}` must be a whole NumPy file without pickled objects, got: {one_line(error)}: "
             "save plain arrays with `numpy.save` or `numpy.savez`."
         ) from error
+
+
+def _from_archive(name: str, file: IO[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+    with zipfile.ZipFile(file) as archive:
+        # Other files of an archive are none of NumPy's.
+        names = [member.removesuffix(".npy") for member in archive.namelist() if member.endswith(".npy")]
+        image_key, label_key = _keys(name, names)
+        claims.check_npz(name, archive, [image_key, *([label_key] if label_key else [])])
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as loaded:
+        return np.asarray(loaded[image_key]), np.asarray(loaded[label_key]) if label_key else None
 
 
 def _keys(name: str, keys: list[str]) -> tuple[str, str | None]:
@@ -145,6 +162,8 @@ def _pixels(name: str, array: np.ndarray) -> Tensor:
 def _checked_labels(name: str, labels: np.ndarray, count: int) -> np.ndarray:
     if labels.shape not in ((count,), (count, 1)):
         raise InputError(f"`{name}`: labels must have shape ({count},), one per image, got {labels.shape}.")
+    if labels.dtype.kind == "U" and not all(map(encodable, labels.flat)):
+        raise InputError(f"`{name}`: labels must be in Unicode, got halves of pairs: write them again.")
     if labels.dtype.kind not in "biuU":
         raise InputError(
             f"`{name}`: labels must be integers or strings, got {labels.dtype}: save `labels.astype(numpy.int64)`."

@@ -121,7 +121,7 @@ def check_captions(where: str, names: Sequence[str], captions: Sequence[Any]) ->
             "add them, or remove these images."
         )
     for name, caption in zip(names, first, strict=True):
-        if not _encodable(caption):
+        if not encodable(caption):
             raise InputError(f"`{where}` must have captions in Unicode, got {caption!a} for {name}: write it again.")
     return [" ".join(caption.split()) for caption in first]
 
@@ -140,7 +140,8 @@ def read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8-sig").split("\n")
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether text can be written, which halves of pairs cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -35,6 +35,8 @@ FILES = {
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
 VALUES = 3 * 32 * 32
+# No part of the archives is larger.
+LARGEST = 2**26
 STRINGS = ("BINSTRING", "SHORT_BINSTRING", "STRING", "BINBYTES", "SHORT_BINBYTES", "BINUNICODE", "SHORT_BINUNICODE")
 NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG1")
 # What stands between a key and the members of its list, and between these: a long list is filled in batches of 1,000.
@@ -93,6 +95,8 @@ def _from_folder(folder: Path, split: str) -> list[tuple[str, bytes]]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise InputError(f"`{folder}` must hold all of {NAME}, got no {', '.join(missing)}.")
+    if large := [file.name for file in files if file.stat().st_size > LARGEST]:
+        raise InputError(f"`{folder}` must hold parts of {NAME}, got {large[0]} of more than {LARGEST} bytes.")
     return [(file.name, file.read_bytes()) for file in files]
 
 
@@ -106,7 +110,10 @@ def _from_archive(path: Path, split: str) -> list[tuple[str, bytes]]:
                 member = archive.extractfile(f"{version}/{name}")
                 if member is None:
                     raise KeyError(name)
-                contents.append((name, member.read()))
+                # One byte more than there may be tells that there are more.
+                contents.append((name, member.read(LARGEST + 1)))
+                if len(contents[-1][1]) > LARGEST:
+                    raise KeyError(f"{name} of more than {LARGEST} bytes")
     except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
         raise InputError(f"`{path}` must be the whole archive of {NAME}, got: {error}: fetch it again.") from error
     return contents

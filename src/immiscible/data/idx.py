@@ -41,6 +41,8 @@ CLOTHES = (
 PREFIXES = {"train": "train", "test": "t10k"}
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 UNSIGNED_BYTES = 8
+# A byte that is packed with gzip stands for at most so many.
+MOST_PACKED = 1032
 
 
 def read_fashion_mnist(split: str = "train") -> Images:
@@ -114,27 +116,26 @@ def _read(name: str, images: Path, labels: Path | None) -> Images:
 
 def _values(path: Path, axes: int) -> np.ndarray:
     """The bytes of a file, with as many axes."""
-    content = _content(path)
-    start = 4 + 4 * axes
-    if len(content) < start or content[:4] != bytes((0, 0, UNSIGNED_BYTES, axes)):
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _shape(path, file.read(4 + 4 * axes), axes)
+            # What a packed file unpacks to shows at its end only, so no more is read than there should be.
+            most = path.stat().st_size * (MOST_PACKED if path.suffix == ".gz" else 1)
+            content = file.read(min(math.prod(shape), most) + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"`{path}` must be a whole gzip file, got: {error}: fetch it again.") from error
+    if len(content) != math.prod(shape) or 0 in shape:
+        told = " x ".join(map(str, shape))
+        there = f"{len(content)} or more" if len(content) > math.prod(shape) else len(content)
+        raise InputError(f"`{path}` must hold the {told} bytes that its header tells of, got {there}: is it whole?")
+    return np.frombuffer(bytearray(content), np.uint8).reshape(shape)
+
+
+def _shape(path: Path, header: bytes, axes: int) -> tuple[int, ...]:
+    """The lengths of the axes that a header tells of."""
+    if len(header) < 4 + 4 * axes or header[:4] != bytes((0, 0, UNSIGNED_BYTES, axes)):
         raise InputError(
             f"`{path}` must be an IDX file of bytes on {axes} {'axis' if axes == 1 else 'axes'}, got the header "
-            f"{content[:4].hex(' ') or 'of an empty file'}."
+            f"{header[:4].hex(' ') or 'of an empty file'}."
         )
-    shape = struct.unpack(f">{axes}I", content[4:start])
-    if len(content) - start != math.prod(shape) or 0 in shape:
-        size = " x ".join(map(str, shape))
-        raise InputError(
-            f"`{path}` must hold the {size} bytes that its header tells of, got {len(content) - start}: is it whole?"
-        )
-    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
-
-
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"`{path}` must be a whole gzip file, got: {error}: fetch it again.") from error
+    return struct.unpack(f">{axes}I", header[4:])
