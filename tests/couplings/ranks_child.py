@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,16 +75,45 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         "labels": lambda: COUPLINGS["exact"](x, noise, labels=torch.arange(6) if last else None),
         "nobody": lambda: COUPLINGS["exact"](x[:0], noise[:0]),
         "pool": lambda: next(pool(100)([broken if last else x])),
+        "key": lambda: next(keyed(100)([{} if last else {"x": x}])),
+        "reading": lambda: next(pool(100)(reading(x, last))),
+        "resuming": lambda: next(resuming(100)([x] if last else [x, x])),
+        "place": lambda: next(resuming(100)([x, x], first=3 if last else 0)),
+        "shape": lambda: next(
+            coarse_pool(100)([x[:, :, None, None] if last else x[:, :, None, None].expand(6, 3, 2, 2)])
+        ),
+        "dtype of a pool": lambda: next(pool(100)([x.double() if last else x])),
         "loader": lambda: next(pool(100)([] if last else [x])),
     }
     return {name: refusal(case) for name, case in cases.items()}
+
+
+def keyed(size: int) -> Pool:
+    return Pool(COUPLINGS["block"], size, data=lambda batch: batch["x"])
+
+
+def coarse_pool(size: int) -> Pool:
+    return Pool(InSpace(COUPLINGS["exact"], CostSpace(pool=2)), size)
+
+
+def resuming(size: int) -> Pool:
+    resumed = pool(size)
+    resumed.load_state_dict({**resumed.state_dict(), "first_batch": 2})
+    return resumed
+
+
+def reading(x: Tensor, fails: bool) -> Iterator[Tensor]:
+    yield x
+    if fails:
+        raise OSError("the disk is gone")
+    yield x
 
 
 def refusal(case: Callable[[], Any]) -> str:
     """The one line that something is refused by."""
     try:
         case()
-    except InputError as error:
+    except (InputError, KeyError, OSError) as error:
         return str(error)
     raise AssertionError("it was not refused")
 
@@ -212,7 +241,17 @@ def pooled(rank: int, size: int) -> dict[str, Tensor]:
     again = pool(40 * size)
     again.load_state_dict(states[0])
     found["resumed"] = torch.cat([*seen[:1], *(noise for _, noise in again(loader))])
+    found["buckets"] = torch.cat([noise.flatten() for _, noise in coarse_pool(10**6)(buckets(rank, size))])
     return found
+
+
+def buckets(rank: int, size: int) -> list[Tensor]:
+    """Batches of several shapes; each rank has some of the three, and only neighbours share one."""
+    shapes = [(2, 4, 4), (2, 2, 8), (2, 8, 2)]
+    draws = seeded(rank)
+    return [
+        torch.randn(3, *shapes[kind], generator=draws) + 0.3 for _ in range(4) for kind in (rank % 3, (rank + 1) % 3)
+    ]
 
 
 def main() -> None:

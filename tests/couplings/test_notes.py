@@ -51,6 +51,25 @@ def test_pools_of_one_datum_are_told(told) -> None:
     assert [line.startswith(SINGLE) for line in told()] == [True]
 
 
+def test_data_that_are_alone_in_their_shape_are_told_of_once(told) -> None:
+    for _ in range(2):
+        list(Pool(LinearAssignment(), 20)([torch.randn(1, 2, size) for size in (3, 4, 5, 6, 6)]))
+    assert told() == [
+        "3 of 5 data are alone in their class or shape, and keep their noise as it is drawn: pair more at once with "
+        "immiscible.Pool, or take KNN(k=4), which needs no batch."
+    ]
+
+
+def test_data_that_are_alone_in_their_class_are_told_of(told) -> None:
+    LinearAssignment()(*batch(7, 5), labels=torch.arange(7) % 6)
+    assert [line.startswith("5 of 7 data are alone in their class or shape") for line in told()] == [True]
+
+
+def test_buckets_are_no_mistake(told) -> None:
+    list(Pool(LinearAssignment(), 20)([torch.randn(2, 2, size) for size in (3, 4, 3, 5)]))
+    assert told() == []
+
+
 def test_a_small_batch_at_the_end_is_no_mistake(told) -> None:
     LinearAssignment()(*batch(7, 5), labels=torch.arange(7) % 5)
     LinearAssignment()(*batch(1, 5))

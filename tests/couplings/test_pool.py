@@ -330,13 +330,83 @@ NAN = torch.full((2, 3), torch.nan)
         ([], "the loader must give at least one batch"),
         ([{"image": torch.zeros(2, 3)}], "a batch must be a tensor or a tuple that begins with one, got dict"),
         ([torch.zeros(2, 3).long()], "`x` must have a real floating dtype"),
-        ([torch.zeros(2, 3), torch.zeros(2, 4)], r"must have one shape, got \(3,\), \(4,\): resize"),
+        (
+            [[torch.zeros(3, 8, 8), torch.zeros(3, 4, 16)]],
+            "got a list of 2 tensors that look like images: make batches",
+        ),
+        ([[torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)]], "got a list of 2 tensors that look like images: make batches"),
         ([torch.zeros(2, 3), NAN], "`x` must be finite"),
     ],
 )
 def test_batches_that_do_not_fit(loader: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         next(Pool(LinearAssignment(), 4)(loader))
+
+
+def test_list_of_images_as_data_of_a_batch() -> None:
+    pool = Pool(LinearAssignment(), 4, data=lambda batch: batch["images"])
+    with pytest.raises(InputError, match=r"got list of tensors: couple those of each shape by themselves, stacked"):
+        next(pool([{"images": [torch.zeros(3, 8, 8), torch.zeros(3, 4, 16)]}]))
+
+
+def test_classes_that_are_missing() -> None:
+    pool = Pool(LinearAssignment(), 4, data=lambda batch: batch["x"], labels=lambda batch: batch.get("class"))
+    with pytest.raises(InputError, match="`labels` must give the class of each datum of a batch, got None"):
+        next(pool([{"x": torch.zeros(2, 3), "class": torch.arange(2)}, {"x": torch.zeros(2, 3)}]))
+
+
+BUCKETS = [(2, 4, 4), (2, 2, 8), (2, 8, 2)]
+
+
+def buckets(of: list[int], batch: int = 5) -> list[Tensor]:
+    """Batches of several shapes in a given order, with classes in their first value's sign."""
+    draws = torch.Generator().manual_seed(4)
+    return [torch.randn(batch, *BUCKETS[kind], generator=draws) + 0.3 for kind in of]
+
+
+ORDER = [0, 1, 0, 2, 2, 0, 1, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize(
+    "coupling", [LinearAssignment(), InSpace(LinearAssignment(), CostSpace(pool=2))], ids=["full", "coarse"]
+)
+def test_data_of_each_shape_are_paired_by_themselves(coupling: Any, labelled: bool, background: bool) -> None:
+    """Batches stay in their order, and the noises of a pool are all different."""
+    loader = buckets(ORDER)
+
+    def classes(batch: Tensor) -> Tensor:
+        return batch[:, 0, 0, 0].sign().long()
+
+    pool = Pool(coupling, 20, labels=classes if labelled else None, background=background)
+    handed_out = list(pool(loader))
+    assert all(batch is given for (batch, _), given in zip(handed_out, loader, strict=True))
+    paired, drawn = [noise for _, noise in handed_out], independent_of(loader, 20)
+    for first in range(0, len(loader), 4):
+        of_pool = range(first, min(first + 4, len(loader)))
+        assert len(torch.cat([drawn[index].flatten(1) for index in of_pool]).unique(dim=0)) == 5 * len(of_pool)
+        for kind in set(ORDER[first : first + 4]):
+            members = [index for index in of_pool if ORDER[index] == kind]
+            x, own = (torch.cat([some[index] for index in members]) for some in (loader, drawn))
+            expected = coupling(x, own, labels=classes(x) if labelled else None)
+            torch.testing.assert_close(torch.cat([paired[index] for index in members]), expected, rtol=0, atol=1e-6)
+
+
+def independent_of(loader: list[Tensor], size: int) -> list[Tensor]:
+    return noises(Pool(Mixed(LinearAssignment(), 0), size), loader)
+
+
+def test_resumes_among_buckets() -> None:
+    loader = buckets(ORDER)
+    pool = Pool(LinearAssignment(), 20)
+    passing = pool(loader)
+    expected = [next(passing)[1] for _ in range(6)]
+    state = pool.state_dict()
+    expected += [noise for _, noise in passing]
+    again = Pool(LinearAssignment(), 20)
+    again.load_state_dict(state)
+    assert_same([noise for _, noise in again(loader)], expected[6:])
 
 
 def test_classes_that_do_not_fit() -> None:

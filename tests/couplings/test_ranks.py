@@ -110,6 +110,17 @@ def test_pools_of_batches_over_ranks_are_those_of_one_process(launched, way):
     assert_same(launched.joined(way), torch.cat([noise for noises in found for noise in noises]))
 
 
+def test_shape_that_does_not_divide_on_one_rank_is_told_on_all(launched):
+    assert all("multiples of 2, got shape (3, 1, 1)" in told["shape"] for told in launched.told)
+
+
+def test_buckets_over_ranks_are_those_of_one_process(launched):
+    """The data of a shape are listed by rank, as they are when one process reads the ranks' batches in turn."""
+    batches = [batch for rank in range(launched.size) for batch in child.buckets(rank, launched.size)]
+    expected = torch.cat([noise.flatten() for _, noise in child.coarse_pool(10**6)(batches)])
+    torch.testing.assert_close(launched.joined("buckets"), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("case", "own"),
     [
@@ -119,6 +130,11 @@ def test_pools_of_batches_over_ranks_are_those_of_one_process(launched, way):
         ("labels", ""),
         ("pool", "`x` must be finite"),
         ("loader", "the loader must give at least one batch"),
+        ("key", "x"),
+        ("reading", "the disk is gone"),
+        ("resuming", "the loader must have at least 2 batches, got 1"),
+        ("place", "`first` must be at most 2, where the pool begins, got 3"),
+        ("dtype of a pool", ""),
     ],
 )
 def test_wrong_input_of_one_rank_is_told_on_all(launched, case, own):

@@ -19,7 +19,7 @@ from torch import Tensor
 from immiscible.couplings.base import eager, full_float32
 from immiscible.couplings.joint import Share, agree, begin
 from immiscible.couplings.ladder import Method
-from immiscible.couplings.ranks import Ranks, check_share, tell
+from immiscible.couplings.ranks import Ranks, check_share, tell, tell_single
 from immiscible.errors import InputError
 
 # The largest seed that is drawn from a generator.
@@ -109,7 +109,9 @@ class LinearAssignment:
                 raise InputError("a pool must have at least one datum, got none on any rank.")
             every = ranks.concatenate(noise.detach(), counts)
             share = Share(x, labels, lambda first, last: [every[first:last]])
-            order = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts))).own()
+            pending = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts)))
+            tell_single(ranks, pending.alone, sum(counts))
+            order = pending.own()
             tell(ranks, sum(counts))
             return every, order.to(every.device)
 

@@ -2,6 +2,7 @@
 
 A pool lists the data of the first rank, then those of the second, and so on; the *place* of a datum is its index in
 that list. The noise of a place is drawn from the seed of the pool plus the place, so that any rank draws any of it.
+Data of several shapes are as many lists, one after the other, each paired by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,16 @@ from immiscible.couplings.base import check_inputs, finite_norms, full_float32
 from immiscible.couplings.flags import Given
 from immiscible.couplings.joint import Pending, Share, agree, begin
 from immiscible.couplings.parts import Parts
-from immiscible.couplings.ranks import tell
+from immiscible.couplings.ranks import tell, tell_single, together
+from immiscible.couplings.space import CostSpace
 from immiscible.errors import InputError
 
 # Noise that is only ranked is drawn in pieces of so many.
 PIECE = 256
+# The most dimensions of one datum.
+DIMS = 63
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,10 @@ class Reader:
     def read(self, given: Any) -> tuple[Tensor, Tensor | None]:
         """The data of a batch and their classes, checked."""
         batch = self.fetch(given)
-        x, labels = self.data(batch), None if self.labels is None else self.labels(batch)
+        x, labels = self.data(batch), self.labels(batch) if self.labels is not None else None
         check_inputs(x, x, labels, None)
+        if self.labels is not None and labels is None:
+            raise InputError("`labels` must give the class of each datum of a batch, got None.")
         with full_float32(x.device):
             finite_norms(x, x)
         return x, labels
@@ -54,24 +63,32 @@ class Reader:
 
 @dataclass(frozen=True)
 class Brought:
-    r"""What a rank brings to a pool.
+    r"""The data of one shape that a rank brings to a pool.
 
     Attributes:
         x: The data, with shape (n, \\*).
         labels: Their classes, with shape (n,), or None.
-        batches: What the loader gave.
-        sizes: How many data each of these has.
+        sizes: How many data each batch has.
     """
 
     x: Tensor
     labels: Tensor | None
-    batches: list[Given]
     sizes: list[int]
 
-    def none(self) -> Brought:
-        """No data of this kind. A view would keep all of them in memory."""
-        labels = None if self.labels is None else self.labels.new_empty(0)
-        return Brought(self.x.new_empty(0, *self.x.shape[1:]), labels, [], [])
+
+@dataclass(frozen=True)
+class Taken:
+    """What a rank brings to a pool.
+
+    Attributes:
+        batches: What the loader gave.
+        shapes: The shape of the data of each of these.
+        brought: The data of each shape.
+    """
+
+    batches: list[Given]
+    shapes: list[Shape]
+    brought: dict[Shape, Brought]
 
 
 @dataclass(frozen=True)
@@ -96,31 +113,25 @@ class Seeds:
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A pool that is being paired.
+class Shaped:
+    """The data of one shape in a pool, which are being paired.
 
     Attributes:
-        parts: The assignment.
-        batches: What the loader of this rank gave for it.
-        sizes: How many data each of these has.
+        space: What they are ranked in.
+        sizes: How many data each batch of this rank has.
         first: The place of this rank's first datum.
         seeds: The noise.
-        pending: The assignment, unless its noise stays where it is.
+        pending: The assignment, unless the noise stays where it is.
     """
 
-    parts: Parts
-    batches: list[Given]
+    space: CostSpace
     sizes: list[int]
     first: int
     seeds: Seeds
     pending: Pending | None
 
-    def places(self) -> list[tuple[range, Tensor]]:
-        """Waits for the assignment; all ranks must ask.
-
-        Returns:
-            For each batch the places of its data, and the places that their noise comes from.
-        """
+    def noises(self) -> list[Callable[[], Tensor]]:
+        """Waits for the assignment, and gives for each batch what draws its noise."""
         if self.pending is None:
             order = torch.arange(self.first, self.first + sum(self.sizes), device="cpu")
         else:
@@ -128,15 +139,39 @@ class Filled:
             order = self.pending.own().clone()
         ends = (self.first + end for end in itertools.accumulate(self.sizes))
         own = [range(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
-        return list(zip(own, order.split(self.sizes), strict=True))
+        return [partial(self._noise, *places) for places in zip(own, order.split(self.sizes), strict=True)]
 
-    def noise(self, own: range, chosen: Tensor) -> Tensor:
+    def _noise(self, own: range, chosen: Tensor) -> Tensor:
         """The noise of data at some places, given the places that it comes from."""
         noise = self.seeds.noise(chosen.tolist())
-        if not self.parts.space.is_coarse:
+        if not self.space.is_coarse:
             return noise
         with full_float32(noise.device):
-            return self.parts.space.replaced(self.seeds.noise(own), self.parts.space.coarse(noise.float()))
+            return self.space.replaced(self.seeds.noise(own), self.space.coarse(noise.float()))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A pool that is being paired, the data of each shape by themselves.
+
+    Attributes:
+        batches: What the loader of this rank gave for it.
+        kinds: The place in ``shaped`` of the data of each of these.
+        shaped: The data of each shape.
+    """
+
+    batches: list[Given]
+    kinds: list[int]
+    shaped: list[Shaped]
+
+    def noises(self) -> list[Callable[[], Tensor]]:
+        """Waits for the assignments; all ranks must ask.
+
+        Returns:
+            For each batch what draws its noise.
+        """
+        of_kind = [iter(shaped.noises()) for shaped in self.shaped]
+        return [next(of_kind[kind]) for kind in self.kinds]
 
 
 class Filling:
@@ -158,14 +193,14 @@ class Filling:
         self.batches, self.executor = batches, executor
         self.ranks = parts.assignment.ranks()
         self.share = -(-size // self.ranks.size)
-        # No data, as the last ones were: what a rank brings whose loader is at its end before those of others.
-        self._none: Brought | None = None
+        # No data and no classes, as the last ones were: what a rank brings that has none of a shape.
+        self._none: tuple[Tensor, Tensor | None] | None = None
 
     def skip(self, count: int) -> int:
         """Passes over so many batches, or as many as there are; returns how many."""
         last = deque(enumerate(itertools.islice(self.batches, count), 1), maxlen=1)
         if last:
-            self._none = self._brought(last[0][1]).none()
+            self._read(last[0][1])
         return last[0][0] if last else 0
 
     @torch.no_grad()
@@ -178,64 +213,109 @@ class Filling:
         Raises:
             InputError: If a batch does not fit, of any rank.
         """
-        brought, error = self._taken()
-        ranks, device = self.ranks, brought.x.device
-        counts = agree(brought.x, brought.labels, ranks, error)
-        if not sum(counts):
+        taken = together(self.ranks, self._taken)
+        shapes = self._shapes(taken)
+        if not shapes:
             return None
-        place, coin, solving = self._draws(number, device)
-        seeds = Seeds(place, brought.none().x)
-        pending = self._begun(brought, seeds, counts, solving) if coin < self.parts.p else None
-        tell(ranks, sum(counts))
-        return Filled(self.parts, brought.batches, brought.sizes, sum(counts[: ranks.rank]), seeds, pending)
+        draws = self._draws(number)
+        shaped: list[Shaped] = []
+        total = 0
+        for shape in shapes:
+            # Data of one shape are let go before those of the next are paired.
+            one, count = self._begun(taken.brought.pop(shape, None) or self._nothing(shape), total, draws)
+            shaped.append(one)
+            total += count
+        pending = [one.pending for one in shaped if one.pending is not None]
+        if pending:
+            tell_single(self.ranks, sum(one.alone for one in pending), total)
+        tell(self.ranks, total)
+        return Filled(taken.batches, [shapes.index(shape) for shape in taken.shapes], shaped)
 
-    def _taken(self) -> tuple[Brought, InputError | None]:
-        """What this rank brings to the next pool, and what is wrong with it."""
-        taken: list[Brought] = []
+    def _taken(self) -> Taken:
+        """What this rank brings to the next pool."""
+        batches: list[Given] = []
+        read: list[tuple[Tensor, Tensor | None]] = []
         count = 0
-        try:
-            while count < self.share and (given := next(self.batches, None)) is not None:
-                taken.append(self._brought(given))
-                count += len(taken[-1].x)
-            if taken:
-                self._none = taken[-1].none()
-            if self._none is None:
-                raise InputError("the loader must give at least one batch, got none.")
-            return (_together(taken) if taken else self._none), None
-        except InputError as error:
-            return Brought(torch.empty(0, 1, device="cpu"), None, [], []), error
+        while count < self.share and (given := next(self.batches, None)) is not None:
+            batches.append(given)
+            read.append(self._read(given))
+            count += len(read[-1][0])
+        if self._none is None:
+            raise InputError("the loader must give at least one batch, got none.")
+        shapes = [tuple(x.shape[1:]) for x, _ in read]
+        return Taken(batches, shapes, {shape: _joined(shape, read) for shape in dict.fromkeys(shapes)})
 
-    def _brought(self, given: Given) -> Brought:
+    def _read(self, given: Given) -> tuple[Tensor, Tensor | None]:
         x, labels = self.reader.read(given.batch)
-        return Brought(x, labels, [given], [len(x)])
+        # Views would keep all of them in memory.
+        self._none = x.new_empty(0), None if labels is None else labels.new_empty(0)
+        return x, labels
 
-    def _draws(self, number: int, device: torch.device) -> tuple[int, float, int]:
+    def _nothing(self, shape: Shape) -> Brought:
+        """No data of a shape."""
+        assert self._none is not None
+        x, labels = self._none
+        return Brought(x.new_empty(0, *shape), labels, [])
+
+    def _shapes(self, taken: Taken) -> list[Shape]:
+        """The shapes of the data of all ranks, in one order on all."""
+        shapes = sorted(taken.brought)
+        if self.ranks.size == 1:
+            return shapes
+        counts = [count for (count,) in self.ranks.facts([len(shapes)])]
+        if not any(counts):
+            return []
+        # Each as the number of its dimensions, those, and zeros.
+        own = torch.zeros(len(shapes), 1 + DIMS, dtype=torch.int64, device="cpu")
+        for row, shape in zip(own, shapes, strict=True):
+            row[: 1 + len(shape)] = torch.tensor([len(shape), *shape], device="cpu")
+        every = self.ranks.concatenate(own, counts).tolist()
+        return sorted({tuple(shape[:dims]) for dims, *shape in every})
+
+    def _draws(self, number: int) -> tuple[int, float, int]:
         """The seed of the noise of a pool, its coin in [0, 1), and the seed of solving it, as the first rank has it."""
         words = np.random.SeedSequence(self.seed, spawn_key=(number,)).generate_state(3, np.uint64) >> 33
         # Generators of the CPU take 32 bits of a seed, so these and the places fit together.
-        place, coin, solving = self.ranks.from_first(torch.tensor(words.astype(np.int64), device=device)).tolist()
+        own = torch.tensor(words.astype(np.int64), device="cpu")
+        place, coin, solving = self.ranks.from_first(own).tolist()
         return place, coin / 2**31, solving
 
-    def _begun(self, brought: Brought, seeds: Seeds, counts: list[int], solving: int) -> Pending:
+    def _begun(self, brought: Brought, before: int, draws: tuple[int, float, int]) -> tuple[Shaped, int]:
+        """Begins to pair the data of one shape; and how many they are on all ranks.
+
+        Arguments:
+            brought: Those of this rank.
+            before: How many data of other shapes come before them.
+            draws: See :meth:`_draws`.
+        """
+        ranks, space = self.ranks, self.parts.space
+        seeds = Seeds(draws[0] + before, brought.x.new_empty(0, *brought.x.shape[1:]))
+        ranked, error = _ranked(space, brought.x)
+        counts = agree(brought.x, brought.labels, ranks, error)
+
         def noise(first: int, last: int) -> Iterator[Tensor]:
             for place in range(first, last, PIECE):
                 yield space.coarse(seeds.noise(range(place, min(place + PIECE, last))).float())
 
-        space, method = self.parts.space, self.parts.assignment.method
-        with full_float32(brought.x.device):
-            share = Share(space.ranked(brought.x.float()), brought.labels, noise)
-            return begin(share, self.ranks, counts, method, solving, self.executor)
+        pending = None
+        if draws[1] < self.parts.p:
+            with full_float32(brought.x.device):
+                share = Share(ranked, brought.labels, noise)
+                pending = begin(share, ranks, counts, self.parts.assignment.method, draws[2], self.executor)
+        return Shaped(space, brought.sizes, sum(counts[: ranks.rank]), seeds, pending), sum(counts)
 
 
-def _together(taken: list[Brought]) -> Brought:
-    """Several batches as one."""
-    shapes = dict.fromkeys(tuple(one.x.shape[1:]) for one in taken)
-    if len(shapes) > 1:
-        raise InputError(f"all data of a pool must have one shape, got {', '.join(map(str, shapes))}: resize them.")
-    classes = [one.labels for one in taken if one.labels is not None]
-    return Brought(
-        torch.cat([one.x for one in taken]),
-        torch.cat(classes) if classes else None,
-        [batch for one in taken for batch in one.batches],
-        [size for one in taken for size in one.sizes],
-    )
+def _joined(shape: Shape, read: list[tuple[Tensor, Tensor | None]]) -> Brought:
+    """The data of one shape of several batches."""
+    x = [x for x, _ in read if x.shape[1:] == shape]
+    classes = [labels for x, labels in read if x.shape[1:] == shape and labels is not None]
+    return Brought(torch.cat(x), torch.cat(classes) if classes else None, [len(one) for one in x])
+
+
+def _ranked(space: CostSpace, x: Tensor) -> tuple[Tensor, Exception | None]:
+    """Data as they are ranked, and what went wrong, which other ranks wait to hear of."""
+    try:
+        with full_float32(x.device):
+            return space.ranked(x.float()), None
+    except Exception as error:
+        return x, error

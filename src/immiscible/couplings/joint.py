@@ -23,7 +23,7 @@ from immiscible.couplings.base import full_float32, rows
 from immiscible.couplings.ladder import Method, chosen
 from immiscible.couplings.leading import Leading
 from immiscible.couplings.parallel import each
-from immiscible.couplings.ranks import Ranks, fail_with_others, tell_same, tell_single
+from immiscible.couplings.ranks import Ranks, fail_with_others, tell_same
 from immiscible.couplings.slabs import BLOCK, slabs
 from immiscible.couplings.solvers import SOLVERS
 from immiscible.errors import InputError
@@ -56,10 +56,13 @@ class Pending:
 
     Attributes:
         counts: How many data each rank brought.
+        alone: How many of all are the only ones of their class, or of all.
     """
 
-    def __init__(self, ranks: Ranks, counts: list[int], problem: Problem | None, executor: Executor | None) -> None:
-        self.counts = counts
+    def __init__(
+        self, ranks: Ranks, counts: list[int], alone: int, problem: Problem | None, executor: Executor | None
+    ) -> None:
+        self.counts, self.alone = counts, alone
         self._ranks = ranks
         self._problem = problem
         self._future: Future[Tensor] | None = executor.submit(problem) if executor and problem else None
@@ -187,7 +190,7 @@ def begin(
     total = sum(counts)
     labels = None if share.labels is None else ranks.concatenate(share.labels.long(), counts).cpu()
     groups = _groups(total, labels, None)
-    tell_single(ranks, max(map(len, groups)))
+    alone = sum(len(group) == 1 for group in groups)
     with full_float32(share.x.device):
         leading = Leading(share.x, ranks, counts)
         size = rows(share.x[:1]).shape[1]
@@ -199,7 +202,7 @@ def begin(
             del leading
             groups = _groups(total, labels, method.block, seed)
             problem = _costs(share, ranks, counts, groups, method, seed)
-    return Pending(ranks, counts, problem, executor)
+    return Pending(ranks, counts, alone, problem, executor)
 
 
 def _groups(total: int, labels: Tensor | None, block: int | None, seed: int = 0) -> list[Tensor]:

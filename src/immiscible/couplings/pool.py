@@ -13,7 +13,7 @@ noise of another rank is drawn from its seed too, and none of it travels (:mod:`
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
@@ -23,7 +23,11 @@ from immiscible.couplings.base import Coupling
 from immiscible.couplings.filling import Filling, Reader
 from immiscible.couplings.flags import Reading
 from immiscible.couplings.parts import parts_of
+from immiscible.couplings.ranks import together
 from immiscible.errors import InputError
+
+# What images and latents have.
+CHANNELS = (1, 3, 4, 8, 16)
 
 
 class Pool:
@@ -42,7 +46,8 @@ class Pool:
             the loader may have fewer.
         seed: The seed of all noise; the first rank's counts.
         data: Takes the data out of a batch, ``float`` with shape (B, ...); without it a batch is a tensor, or a tuple
-            that begins with one. The noise is drawn on their device and in their dtype.
+            that begins with one. The noise is drawn on their device and in their dtype. Batches may differ in shape,
+            as buckets of aspect ratios do: the data of each shape are paired by themselves.
         labels: Takes the class of each datum out of a batch, with shape (B,), for noise to stay within classes.
         fetch: For loaders of indices: makes a batch of what the loader gives. It is called when the pool is paired and
             again when the batch is handed out, and should give the same both times.
@@ -140,33 +145,40 @@ class Pool:
             # The pass before was left early.
             self._begin_pool(self._state["pool"] + 1, 0)
         done, self._resumes = self._state["handed_out"], False
-        if first > self.first_batch:
-            raise InputError(f"`first` must be at most {self.first_batch}, where the pool begins, got {first}.")
         with ThreadPoolExecutor(1, "immiscible-pairing") as executor:
             background = executor if self.background else None
-            reading = Reading(batches)
-            filling = Filling(self._parts, self._reader, self.size, self.seed, reading, background)
-            skipped = first + filling.skip(self.first_batch - first)
-            if skipped < self.first_batch:
-                raise InputError(f"the loader must have at least {self.first_batch} batches, got {skipped}.")
+            reading, filling = together(
+                self._parts.assignment.ranks(), lambda: self._opened(batches, first, background)
+            )
             yield from self._pools(filling, reading, done)
             # Not where the pass is left early: a loader left early says what it last said, too.
             reading.end()
+
+    def _opened(self, batches: Iterable[Any], first: int, executor: Executor | None) -> tuple[Reading, Filling]:
+        """The loader, at the batch that the pool in hand begins with."""
+        if first > self.first_batch:
+            raise InputError(f"`first` must be at most {self.first_batch}, where the pool begins, got {first}.")
+        reading = Reading(batches)
+        filling = Filling(self._parts, self._reader, self.size, self.seed, reading, executor)
+        skipped = first + filling.skip(self.first_batch - first)
+        if skipped < self.first_batch:
+            raise InputError(f"the loader must have at least {self.first_batch} batches, got {skipped}.")
+        return reading, filling
 
     def _pools(self, filling: Filling, reading: Reading, done: int) -> Generator[tuple[Any, Tensor], None, None]:
         """The batches of all pools that are left, but for the first few of the first pool."""
         filled = filling.next(self._state["pool"])
         while filled is not None:
-            number, places = self._state["pool"], filled.places()
+            number, noises = self._state["pool"], filled.noises()
             following = filling.next(number + 1) if self.background else None
-            for index in range(done, len(places)):
+            for index in range(done, len(noises)):
                 given = filled.batches[index]
                 # Before it is handed out, since who has it may ask for the state.
                 self._state["handed_out"] = index + 1
                 reading.hand_out(given)
-                yield self._reader.fetch(given.batch), filled.noise(*places[index])
+                yield self._reader.fetch(given.batch), noises[index]()
             done = 0
-            self._begin_pool(number + 1, self.first_batch + len(places))
+            self._begin_pool(number + 1, self.first_batch + len(noises))
             filled = following if self.background else filling.next(number + 1)
         self._begin_pool(self._state["pool"], 0)
 
@@ -207,6 +219,12 @@ class Passes(Generator[tuple[Any, Tensor], None, None]):
 
 def _first(batch: Any) -> Tensor:
     """The data of a batch that is a tensor or begins with one."""
+    if isinstance(batch, Sequence) and len(batch) > 1 and all(map(_is_image, batch)):
+        raise InputError(
+            f"a batch must be a tensor or a tuple that begins with one, got a list of {len(batch)} tensors that look "
+            "like images: make batches of one shape with a sampler of buckets, or give `data`, such as "
+            "`data=lambda batch: batch[0]`."
+        )
     data = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
     if not isinstance(data, Tensor):
         raise InputError(
@@ -214,3 +232,8 @@ def _first(batch: Any) -> Tensor:
             'as `data=lambda batch: batch["image"]`.'
         )
     return data
+
+
+def _is_image(part: Any) -> bool:
+    """Whether something has the shape of one image or latent, (C, H, W) with few channels."""
+    return isinstance(part, Tensor) and part.is_floating_point() and part.ndim == 3 and part.shape[0] in CHANNELS

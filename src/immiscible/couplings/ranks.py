@@ -195,21 +195,22 @@ def _tell_alone(count: int) -> None:
         note_once(ALONE, logging.WARNING, message)
 
 
-def tell_single(ranks: Ranks, largest: int) -> None:
-    """Warns once in the log if the first pool holds no two data that can change their noises.
+def tell_single(ranks: Ranks, alone: int, count: int) -> None:
+    """Warns once in the log if most of the data of the first pool have no other to change noises with.
 
     Arguments:
         ranks: Who shares the pool.
-        largest: The number of data in the largest class of the pool.
+        alone: How many data are the only ones of their shape or class, or of the pool.
+        count: The data of the pool.
     """
-    if largest > 1:
+    if 2 * alone <= count:
         # The last batch of a pass may be small without being a mistake.
         leave_unnoted(SINGLE)
     elif ranks.rank == 0:
-        message = (
-            "an assignment of one datum, or of one datum in each class, leaves all noise as it is drawn: pair more at "
-            "once with immiscible.Pool, or take KNN(k=4), which needs no batch."
-        )
+        what = "an assignment of one datum, or of one datum in each class, leaves all noise as it is drawn"
+        if alone < count:
+            what = f"{alone} of {count} data are alone in their class or shape, and keep their noise as it is drawn"
+        message = f"{what}: pair more at once with immiscible.Pool, or take KNN(k=4), which needs no batch."
         note_once(SINGLE, logging.WARNING, message)
 
 
