@@ -89,8 +89,6 @@ FILES: dict[str, bytes] = {
     "other.npz": npz(x=np.zeros(3)),
     "labels-short.npz": npz(images=GOOD, labels=np.zeros(2, int)),
     "labels-floats.npz": npz(images=GOOD, labels=np.zeros(4)),
-    "labels-negative.npz": npz(images=GOOD, labels=np.full(4, -1)),
-    "labels-huge.npz": npz(images=GOOD, labels=np.full(4, 2**62)),
     "objects.npz": npz(images=np.array([None, 1], dtype=object)),
     "text-in.npz": zipped("images.npy", b"hello"),
     "up.npz": zipped("../images.npy", b"hello"),
@@ -197,9 +195,7 @@ def test_a_shard_that_is_none_is_told(name: str, tmp_path: Path, refused: Refuse
 @pytest.mark.parametrize(
     "command", ["train flow --data digits --steps 2", "make-tiny-sd", "sample run", "compare flow --steps 8"]
 )
-@pytest.mark.parametrize(
-    "place", ["file", "file/below", "link", "loop", "/dev/null", "/proc/x/y", "x" * 300, "locked/x"]
-)
+@pytest.mark.parametrize("place", ["file", "file/below", "link", "loop", "/dev/null", "x" * 300, "locked/x"])
 def test_places_that_cannot_be_written_to_are_told(command: str, place: str, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "link").symlink_to("nowhere/at/all")

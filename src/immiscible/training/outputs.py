@@ -125,7 +125,8 @@ def _check_apart(out: Path, source: Path, flag: str) -> None:
 def folder_of(data: str) -> list[Path]:
     """The folder that ``--data`` names, if it names one."""
     path = Path(data.removeprefix("stream:").removeprefix("hf:")).expanduser()
-    return [path] if data not in BUILT_IN and path.is_dir() else []
+    # Unlike `Path.is_dir`, it takes what cannot be a path for none.
+    return [path] if data not in BUILT_IN and os.path.isdir(path) else []
 
 
 def owner(directory: Path) -> str:

@@ -12,7 +12,6 @@ anew; what a killed process, or one without room on the disk, has finished stays
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from immiscible.data import Images, cache
 from immiscible.errors import InputError
+from immiscible.records import check_record, read_json
 from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.training.config import RunConfig
 from immiscible.training.events import say, tracked
@@ -59,7 +59,7 @@ class Shard:
         if not self.note.exists():
             return False
         try:
-            expected = json.loads(self.note.read_text())["sha256"]
+            expected = check_record(read_json(self.note), {}, self.note, ("sha256",))["sha256"]
             with self.path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == expected:
                     return True

@@ -7,7 +7,6 @@ any weight is read.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import nn
 
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
+from immiscible.records import Unfit, check_list, check_record, number, read_json
 from immiscible.seeds import seed_all
 from immiscible.tasks.stable_diffusion.foreign import check_no_file, check_not_only_half
 from immiscible.tasks.stable_diffusion.quiet import quiet
@@ -34,6 +34,13 @@ PARTS = {
     "tokenizer": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
+# What is read of the configurations of parts here, all whole numbers; and how many levels a network may have.
+READ = {
+    "unet": ("in_channels", "out_channels", "cross_attention_dim", "sample_size"),
+    "vae": ("in_channels", "latent_channels"),
+    "text_encoder": ("hidden_size",),
+}
+MOST_LEVELS = 16
 # What the libraries raise for parts that are damaged or are something else.
 DAMAGE = (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError)
 TRAINED_FILES = ("*.json", "*.txt", "*.safetensors")
@@ -97,9 +104,26 @@ def read_configs(path: Path) -> dict[str, dict[str, Any]]:
             f"{', '.join(missing)}: save it whole with `save_pretrained`."
         )
     try:
-        return {part: json.loads((path / part / name).read_text(encoding="utf-8")) for part, name in PARTS.items()}
-    except (OSError, ValueError) as error:
-        raise InputError(f"--model must hold readable configurations, got {path}: {error}.") from error
+        return {part: _config(part, path / part / name) for part, name in PARTS.items()}
+    except (FileNotFoundError, Unfit) as error:
+        raise InputError(f"--model must hold configurations as diffusers writes them: {error}.") from None
+
+
+def _config(part: str, path: Path) -> dict[str, Any]:
+    """The configuration of a part, in which what is read here is of the right type."""
+    values = check_record(read_json(path), {}, path)
+    known = {
+        key: number(key, whole=True, least=1, most=2**20) for key in READ.get(part, ()) if values.get(key) is not None
+    }
+    check_record(values, known, path)
+    levels = values.get("block_out_channels", [1]) if part in ("unet", "vae") else [1]
+    if not check_list(levels, "block_out_channels", path, _is_count, "channels") or len(levels) > MOST_LEVELS:
+        raise Unfit(f"`block_out_channels` in {path} must be from 1 to {MOST_LEVELS} numbers, got {len(levels)}")
+    return values
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def check(path: Path) -> dict[str, dict[str, Any]]:
@@ -140,7 +164,7 @@ def native_size(path: Path) -> int:
 
 def shrinkage(vae: dict[str, Any]) -> int:
     """How many times smaller latents are than images, by the VAE's configuration."""
-    return 2 ** (len(vae["block_out_channels"]) - 1)
+    return 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
 
 
 def fingerprint(path: Path, parts: Iterable[str] = PARTS) -> str:
