@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from immiscible.cli import main
 from immiscible.data import Images
@@ -84,6 +84,46 @@ def test_another_model_is_another_run(configure: Configure, broken: Path) -> Non
     (broken / "unet" / "extra.json").write_text("{}")
     with pytest.raises(InputError, match="model_fingerprint was"):
         train(configure(model=str(broken)), verbose=False)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "scheduler"])
+def test_model_that_changed_after_training_is_not_used(
+    configure: Configure, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """Its VAE draws the run's images, and another one draws others."""
+    config = configure(model=str(broken), steps=1)
+    train(config, verbose=False)
+    if part == "scheduler":
+        path = broken / part / "scheduler_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.5}))
+    else:
+        path = next((broken / part).glob("*.safetensors"))
+        weights = load_file(path)
+        save_file({name: weight + 0.1 for name, weight in weights.items()}, path)
+    run, grid = str(config.out), str(tmp_path / "grid.png")
+    for words in (
+        ["sample", run, "--num", "1", "--out", grid],
+        ["export", run, str(tmp_path / "exported")],
+        ["inpaint", run, "--images", "digits", "--num", "1", "--out", grid],
+        ["evaluate", run, "--num", "4"],
+    ):
+        capsys.readouterr()
+        assert main(words) == 2, words
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{broken} must be the pipeline that {config.out} was trained on, got one with other weights" in line
+
+
+def test_run_finds_its_model_from_another_directory(
+    configure: Configure, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    config = configure(model=tiny.name, steps=1)
+    train(config, verbose=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(config.out), "--num", "1", "--steps", "1", "--out", str(tmp_path / "grid.png")]) == 0
+    assert main(["export", str(config.out), str(tmp_path / "exported")]) == 0
+    # A card that is published tells nobody where its author's files are.
+    assert str(tiny.parent) not in (tmp_path / "exported/README.md").read_text()
 
 
 def test_stock_pipeline_loads_the_export_and_draws_the_same(run: Path, tmp_path: Path) -> None:
