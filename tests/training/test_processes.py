@@ -221,6 +221,23 @@ def test_only_the_first_process_writes(torchrun: Any, tmp_path: Path, sharding: 
     assert "cost-space.safetensors" in written
 
 
+STOPPED_BETWEEN = """
+from immiscible.training.loop import Loop
+Loop._stop_requested = lambda self, stop: 15 if self.step == 2 else 0
+"""
+
+
+@pytest.mark.slow
+def test_run_stopped_between_two_lines_of_metrics_tells_the_same_losses(torchrun: Any, tmp_path: Path) -> None:
+    """Each process goes on from its own sum: their mean would round otherwise."""
+    assert torchrun(flags(tmp_path / "whole")).returncode == 0
+    stopped = torchrun(flags(tmp_path / "run"), program=changed(tmp_path, STOPPED_BETWEEN))
+    assert stopped.returncode != 0
+    assert (tmp_path / "run/checkpoints/step-2").exists()
+    assert torchrun(flags(tmp_path / "run")).returncode == 0
+    assert_same_end(tmp_path / "run", tmp_path / "whole", 6)
+
+
 HALF_WRITTEN = """
 import time
 from immiscible.tasks import runs
