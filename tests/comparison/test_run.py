@@ -87,6 +87,31 @@ def test_other_settings_in_the_same_directory_are_refused(compared: Path, capsys
     assert "learning_rate was 0.001, is 0.5" in capsys.readouterr().err
 
 
+def test_report_is_not_replaced_by_that_of_another_comparison(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (compared / "report.html").read_bytes()
+    others = [word.replace(",knn:4", "") for word in FLAGS]
+    assert main([*others, "--out", str(compared)]) == 2
+    assert "which differs in couplings: give another --out" in capsys.readouterr().err
+    mark = compared / "comparison.json"
+    kept = mark.read_bytes()
+    # Version 0.1.0 left no mark.
+    mark.unlink()
+    assert main([*others, "--out", str(compared)]) == 2
+    assert "holds a comparison of assignment@0.5, independent, knn:4" in capsys.readouterr().err
+    mark.write_bytes(kept)
+    assert (compared / "report.html").read_bytes() == before
+
+
+def test_runs_and_comparisons_do_not_take_each_others_place(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FLAGS, "--out", str(compared / "runs" / "knn-4-seed0")]) == 2
+    assert "got" in (said := capsys.readouterr().err)
+    assert "with a training run" in said
+    assert main(["train", "flow", "--data", "digits", "--out", str(compared)]) == 2
+    assert "with a comparison" in capsys.readouterr().err
+
+
 def test_killed_comparison_goes_on_to_the_same_figures(compared: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [sys.executable, "-m", "immiscible.cli", *FLAGS, "--out", str(out)]
