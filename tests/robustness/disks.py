@@ -101,8 +101,9 @@ def main() -> int:
             return UNAVAILABLE
         try:
             for name in names:
+                given = used(place.fresh(name))
                 reference, _ = place.reference(name)
-                taken = used(place.out) - sum(path.stat().st_size for path in _given(place, name))
+                taken = used(place.out) - given
                 sizes = [str(taken * index // asked.sizes // 4096 * 4096) for index in range(asked.sizes)]
                 for options in [*sizes, "ro"]:
                     said = trial(place, name, options, reference)
@@ -112,12 +113,6 @@ def main() -> int:
             subprocess.run(["umount", "--lazy", str(place.out)])
     print(f"{trials} disks: {bad} wrong")
     return bool(bad)
-
-
-def _given(place: Workplace, name: str) -> list[Path]:
-    """The files that a workspace begins with."""
-    parts = (place.base / need for need in SCENARIOS[name].setup)
-    return [path for part in parts for path in part.rglob("*") if path.is_file()]
 
 
 if __name__ == "__main__":

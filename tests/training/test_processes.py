@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from immiscible.cli import main
 from immiscible.couplings import Independent
 from immiscible.tasks.runs import load_run
+from immiscible.training.locks import locked
 from immiscible.training.pairing import Pairing, Stopwatch
 
 FLAGS = (
@@ -246,7 +247,7 @@ def check_run(*arguments, real=runs.check_run):
     time.sleep(rank)
     return real(*arguments)
 def write_json(path, value, real=rundir.write_json):
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     (path.parent / "begun").touch()
     time.sleep(2)
     real(path, value)
@@ -272,6 +273,18 @@ def test_run_of_one_process_is_not_resumed_by_two(torchrun: Any, tmp_path: Path)
     assert "start 1, or give another --out" in line
     assert "exitcode  : 2" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_run_in_use_is_refused_by_all_processes_in_one_line(torchrun: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with locked(out):
+        done = torchrun(flags(out))
+    assert done.returncode != 0
+    (line,) = told(done)
+    assert f"{out} must not be in use, got it held by process {os.getpid()} on " in line
+    assert "exitcode  : 2" in done.stderr
+    assert not out.exists()
 
 
 def test_other_number_of_processes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

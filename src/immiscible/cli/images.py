@@ -32,9 +32,7 @@ def check_images(out: Path, inputs: Sequence[Path], overwrite: bool = False) -> 
 @contextmanager
 def alone(out: Path, overwrite: bool = False, *, together: bool = False) -> Iterator[None]:
     """Holds the lock of a place for images, see :func:`locked`."""
-    with locked(out, directory=not is_file(out), together=together):
-        # Another command may have finished there since it was looked at.
-        check_images(out, (), overwrite)
+    with locked(out, directory=not is_file(out), together=together, check=lambda: check_images(out, (), overwrite)):
         yield
 
 

@@ -28,17 +28,22 @@ def sample(arguments: Sample) -> None:
         return
     check_sample(arguments)
     check_images(arguments.out, [arguments.run], arguments.overwrite)
+    with alone(arguments.out, arguments.overwrite):
+        _sample(arguments)
+
+
+def _sample(arguments: Sample) -> None:
+    """Draws images into a place that is locked."""
     run = open_run(arguments)
     samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])
     if len(samplers) > 1:
         raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
     labels = torch.tensor(_classes(arguments.classes, run, arguments.num)) if arguments.classes else None
-    with alone(arguments.out, arguments.overwrite):
-        _draw(arguments, run, samplers[0], labels)
+    _draw(arguments, run, samplers[0], labels)
 
 
 def _draw(arguments: Sample, run: runs.Run, sampler: AnySampler, labels: torch.Tensor | None) -> None:
-    """Draws images into a place that is locked."""
+    """Draws images of a run with a sampler."""
     out, guidance = arguments.out, guidance_of(arguments, run)
     start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
     if labels is not None:

@@ -28,16 +28,21 @@ def sample_text(arguments: Sample) -> None:
     check_sample_text(arguments, is_file(arguments.out))
     check_images(arguments.out, [arguments.run], arguments.overwrite)
     processes = PartialState(cpu=arguments.device == "cpu")
+    with alone(arguments.out, arguments.overwrite, together=True):
+        _sample(arguments, processes)
+
+
+def _sample(arguments: Sample, processes: PartialState) -> None:
+    """Draws images for prompts into a place that is locked."""
     device: Any = processes.device if arguments.device == "auto" else device_named(arguments.device)
     model = open_text_model(arguments.run, arguments.step, device)
     request = _request(arguments, model)
     model.pipeline.scheduler = request.sampler.scheduler(dict(model.pipeline.scheduler.config))
-    with alone(arguments.out, arguments.overwrite, together=True):
-        if is_file(arguments.out):
-            _write_one_file(arguments, model, request)
-            drawn = request.num
-        else:
-            drawn = _fill(arguments, model, request, processes)
+    if is_file(arguments.out):
+        _write_one_file(arguments, model, request)
+        drawn = request.num
+    else:
+        drawn = _fill(arguments, model, request, processes)
     if processes.is_main_process:
         _report(arguments, request, drawn)
 

@@ -46,12 +46,18 @@ def export(
         WriteError: If the disk is full, or does not let it be written.
     """
     check_export(run.path, out, replace)
-    if isinstance(run.config, StableDiffusionConfig):
-        if sampler != "auto":
-            raise InputError(f"--sampler must be left out for Stable Diffusion, got {sampler}: its own is written.")
-        from immiscible.tasks.stable_diffusion.export import export_text_to_image
+    with locked(out, directory=False, check=lambda: check_export(run.path, out, replace)):
+        if isinstance(run.config, StableDiffusionConfig):
+            if sampler != "auto":
+                raise InputError(f"--sampler must be left out for Stable Diffusion, got {sampler}: its own is written.")
+            from immiscible.tasks.stable_diffusion.export import export_text_to_image
 
-        return export_text_to_image(run, out, scores, replace)
+            return export_text_to_image(run, out, scores, replace)
+        return _export(run, out, sampler, scores, replace)
+
+
+def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]], replace: bool) -> str:
+    """Writes a pipeline of diffusion or consistency to a place that is locked, see :func:`export`."""
     _check_expressible(run)
     methods = METHODS[run.config.task]
     method = methods[0] if sampler == "auto" else sampler
@@ -61,10 +67,7 @@ def export(
     name = type(pipeline).__name__
     there = [row for row in scores if row["step"] == run.step]
     card = model_card(run, name, there)
-    with locked(out, directory=False):
-        write_folder(
-            out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace
-        )
+    write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace)
     return name
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,9 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, er
 
 
 @contextmanager
-def locked(out: Path, *, directory: bool = True, together: bool = False) -> Iterator[None]:
+def locked(
+    out: Path, *, directory: bool = True, together: bool = False, check: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Holds the lock of what a command writes, and removes what a killed one left half-written there.
 
     Arguments:
@@ -29,6 +31,7 @@ def locked(out: Path, *, directory: bool = True, together: bool = False) -> Iter
         directory: Whether it is a directory that is filled bit by bit, and keeps its lock in itself. The lock of what
             is renamed to its place lies beside it. It is gone when the command is.
         together: Whether all processes of the group enter: the first holds it for all, and all are refused alike.
+        check: What may have changed since it was looked at without the lock; the first process looks again.
 
     Raises:
         InputError: If another process holds it.
@@ -38,10 +41,11 @@ def locked(out: Path, *, directory: bool = True, together: bool = False) -> Iter
         _agree(None, together)
         yield
         return
-    path, refusal, lock = lock_of(out, directory), None, None
+    path, refusal, lock, mine = lock_of(out, directory), None, None, False
     new = _missing_above(path)
     try:
-        lock = _acquire(out, path)
+        lock, mine = _acquire(out, path), True
+        check()
         _sweep(out, directory)
     except ToldError as error:
         refusal = error
@@ -49,7 +53,7 @@ def locked(out: Path, *, directory: bool = True, together: bool = False) -> Iter
         _agree(refusal, together)
         yield
     finally:
-        if refusal is None:
+        if mine:
             # Nobody can take it between the two: who opened the file before sees that it has no name any more.
             with suppress(OSError):
                 path.unlink()

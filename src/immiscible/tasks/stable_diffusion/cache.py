@@ -153,8 +153,8 @@ def cached_moments(
             shard.write(encode(torch.tensor(shard.rows)))
     except OSError as error:
         raise InputError(
-            f"the latents need room in `{folder}`, got: {error}: free some, or set IMMISCIBLE_CACHE to another place; "
-            "what is encoded is kept, and the same command goes on."
+            f"the latents need room in `{folder}`, got: {error.strerror or error}: free some, or set "
+            "IMMISCIBLE_CACHE to another place; what is encoded is kept, and the same command goes on."
         ) from error
     return CachedMoments([shard.tensors() for shard in shards], count, config, encoder.device)
 

@@ -13,31 +13,28 @@ from immiscible.tasks.runs import Run
 from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.training.files import write_folder
-from immiscible.training.locks import locked
 from immiscible.training.recipes import StableDiffusionConfig
 
 LORA = "pytorch_lora_weights.safetensors"
 
 
 def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] = (), replace: bool = False) -> str:
-    """Writes a run with the moving average of its weights, and a model card, to a directory that was checked.
+    """Writes a run with the moving average of its weights, and a model card, to a place that is locked.
 
     Returns:
         What was written: the name of the pipeline's class, or ``LoRA``.
 
     Raises:
-        InputError: If another process exports there.
         WriteError: If the disk is full, or does not let it be written.
     """
     task: Any = run.task
     pipeline = task.pipeline()
     lora = task.config.mode == "lora"
     name = "LoRA" if lora else type(pipeline).__name__
-    with locked(out, directory=False):
-        if lora:
-            write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, name, scores), replace=replace)
-        else:
-            save_pipeline(pipeline, out, _card(run, name, scores), replace=replace)
+    if lora:
+        write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, name, scores), replace=replace)
+    else:
+        save_pipeline(pipeline, out, _card(run, name, scores), replace=replace)
     return name
 
 

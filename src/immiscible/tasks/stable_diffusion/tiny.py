@@ -83,8 +83,12 @@ def make_tiny(settings: TinyPipeline) -> Reconstruction:
         InputError: If the data does not fit, the directory is not new, or another process makes one there.
         WriteError: If the disk is full, or does not let it be written.
     """
-    check_output(settings.out, "new", flag="DIR", inputs=folder_of(settings.data))
-    with locked(settings.out, directory=False):
+
+    def check() -> None:
+        check_output(settings.out, "new", flag="DIR", inputs=folder_of(settings.data))
+
+    check()
+    with locked(settings.out, directory=False, check=check):
         return _make(settings)
 
 
