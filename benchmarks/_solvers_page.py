@@ -14,12 +14,17 @@ MARKS = "<!-- solvers: written by benchmarks/solvers.py --pages -->", "<!-- /sol
 HEADING = """# Solvers of large pools
 
 Measured by `python benchmarks/solvers.py` on {machine}; every figure is in `benchmarks/solvers.csv`. The
-data are Fashion-MNIST at 3x32x32 (D = 3072), the noise is given, all methods have the same of both, and each row was
-measured in a process of its own. Time is the median of whole calls, cost matrix included. Memory is the most that the
-process had above what it had before. *Reduction* is by how much the mean distance between data and noise falls, *kept*
-its share of the exact assignment's. The ratio of times and the growth below come from one process, the sizes in turn.
+noise is given, all methods have the same data and noise, and each row was measured in a process of its own. Time is the
+median of whole calls, cost matrix included. Memory is the most that the process had above what it had before.
+*Reduction* is by how much the mean distance between data and noise falls, *kept* its share of the exact assignment's.
+The ratio of times and the growth below come from one process, the sizes in turn.
 
-![Time and share of the reduction kept, by the size of the pool](solvers.png)
+*Images* are those of Fashion-MNIST at 3x32x32 (D = 3072): grey ones, resized and copied to three channels, so they have
+no colours that slabs could miss. *Latents* are normal fields of 4x32x32 (D = 4096) with a power spectrum that falls as
+1/f. The components that slabs compare along hold most of the variance of the former and little of the latter's; `auto`
+measures that and takes slabs for images and blocks for latents ([scaling](../scaling.md#which-solver)).
+
+![Time and share of the reduction kept, by the size of the pool, on images](solvers.png)
 
 """
 NOTES = """
@@ -28,6 +33,13 @@ NOTES = """
 ended at its default of 100,000 iterations, before the optimum. KNN and candidate search are no assignments: their noise
 is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
 """
+TITLES = {
+    "ladder": "The ladder, on images",
+    "latents": "The same, on latents",
+    "others": "Others, on the same images and noise",
+}
+# The columns of README's table: what is measured, its name there, and at which size.
+COLUMNS = (("ladder", "images", "1024"), ("ladder", "images", "8192"), ("latents", "latents", "8192"))
 Row = Mapping[str, str]
 
 
@@ -49,11 +61,13 @@ def page(rows: Sequence[Row]) -> str:
             if row["target"]
         ],
     )
-    for question, title in (("ladder", "The ladder"), ("others", "Others, on the same data and noise")):
+    for question, title in TITLES.items():
+        if not any(row["question"] == question for row in rows):
+            continue
         names = ["exact"] if question == "others" else []
         sizes = {row["n"] for row in rows if row["question"] == question}
-        chosen = [row for row in rows if row["question"] == question or (row["method"] in names and row["n"] in sizes)]
-        chosen = [row for row in chosen if not row["target"]]
+        ladder = [row for row in rows if row["question"] == "ladder" and row["method"] in names and row["n"] in sizes]
+        chosen = [*ladder, *(row for row in rows if row["question"] == question)]
         # By size, as measured within one.
         lines = [_line(row) for row in sorted(chosen, key=lambda row: (int(row["n"]), row["question"] != "ladder"))]
         text += f"\n## {title}\n\n" + _table(("N", "method", "ms", "of it solving", "MB", "reduction", "kept"), lines)
@@ -77,17 +91,17 @@ def _line(row: Row) -> list[str]:
 
 def with_table(text: str, rows: Sequence[Row]) -> str:
     """README with its table made anew."""
-    sizes = ("1024", "8192")
-    methods = dict.fromkeys(row["method"] for row in rows if row["question"] == "ladder")
-    found = {(row["method"], row["n"]): row for row in rows if row["ms"]}
+    methods = dict.fromkeys(row["method"] for row in rows if row["question"] in ("ladder", "latents"))
+    found = {(row["question"], row["method"], row["n"]): row for row in rows if row["ms"]}
+    columns = [column for column in COLUMNS if any(question == column[0] for question, _, _ in found)]
     lines = []
     for method in methods:
         cells = [f"`{method}`" if " " not in method else method]
-        for size in sizes:
-            row = found.get((method, size))
+        for question, _, size in columns:
+            row = found.get((question, method, size))
             cells += [f"{float(row['ms']):,.0f} ms", f"{100 * float(row['kept']):.1f} %"] if row else ["", ""]
         lines.append(cells)
-    heads = ["solver", *(part for size in sizes for part in (f"N = {size}", "kept"))]
+    heads = ["solver", *(part for _, name, size in columns for part in (f"{name}, N = {size}", "kept"))]
     begin, end = map(re.escape, MARKS)
     table = "\n".join((MARKS[0], _table(heads, lines).rstrip(), MARKS[1]))
     return re.sub(f"{begin}.*{end}", lambda _: table, text, flags=re.DOTALL)

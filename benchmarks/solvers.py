@@ -1,7 +1,11 @@
-"""What the solvers of large pools take, need and keep, beside those of other packages, on the same images and noise.
+"""What the solvers of large pools take, need and keep, beside those of other packages, on the same data and noise.
 
     python benchmarks/solvers.py                      measures, prints, and writes benchmarks/solvers.csv
+    python benchmarks/solvers.py --only latents       measures one of ladder, latents and others, and keeps other rows
     python benchmarks/solvers.py --pages README.md    writes README's table and docs/results/solvers.md from that CSV
+
+The data are Fashion-MNIST's grey images, copied to three channels, and fields like latents: 4x32x32, normal, with a
+power spectrum that falls as 1/f. Images are the easy case of slabs, fields like these the hard one.
 
 Each method and size is measured in a process of its own, the noise given: the median time of whole calls, the time of
 solving alone, the most memory of the process above what it had before its first call, and the mean distance between
@@ -34,10 +38,13 @@ from torch import Tensor
 
 from immiscible import KNN, LinearAssignment
 from immiscible.couplings.joint import Share, begin
+from immiscible.couplings.ladder import LEAST_HELD
 from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.slabs import COMPONENTS, SAMPLE, held_share
 
 CSV = Path(__file__).with_suffix(".csv")
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+LATENT = (1024, 4096, 8192)
 COMPARED = (128, 1024, 4096)
 # A call that takes longer is given up, and the CSV says so.
 LIMIT = 150.0
@@ -98,6 +105,7 @@ OURS: dict[str, LinearAssignment] = {
     "auction": LinearAssignment(solver="auction"),
     "sinkhorn": LinearAssignment(solver="sinkhorn"),
     "slabs": LinearAssignment(solver="slabs"),
+    "auto": LinearAssignment(solver="auto"),
 }
 OTHERS: dict[str, Method] = {
     "KNN(4)": KNN(4),
@@ -132,9 +140,19 @@ class Row:
     machine: str = machine()
 
 
-def inputs(count: int) -> tuple[Tensor, Tensor]:
+def inputs(count: int, question: str = "ladder") -> tuple[Tensor, Tensor]:
     """Data and noise, the same for every method."""
-    return images(count)[0], torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+    x = latents(count) if question == "latents" else images(count)[0]
+    return x, torch.randn(x.shape, generator=torch.Generator().manual_seed(count))
+
+
+def latents(count: int) -> Tensor:
+    """Normal fields with shape (count, 4, 32, 32), unit variance and a power spectrum that falls as 1/f."""
+    frequency = torch.cartesian_prod(*[torch.fft.fftfreq(32)] * 2).norm(dim=1).view(32, 32)
+    frequency[0, 0] = frequency[0, 1]
+    white = torch.randn(count, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+    fields = torch.fft.ifft2(torch.fft.fft2(white) * frequency.rsqrt()).real
+    return (fields / fields.std()).contiguous()
 
 
 def memory(field: str) -> float:
@@ -143,11 +161,11 @@ def memory(field: str) -> float:
     return int(re.findall(rf"^{field}:\s+(\d+)", status, re.MULTILINE)[0]) / 1024
 
 
-def measured(name: str, count: int) -> dict[str, float]:
+def measured(question: str, name: str, count: int) -> dict[str, float]:
     """One method at one size, measured in this process."""
-    x, noise = inputs(count)
+    x, noise = inputs(count, question)
     data, method = x.clone(), METHODS[name]
-    small = inputs(16)
+    small = inputs(16, question)
     method(*small)
     # What was freed counts for nothing: the call has to ask the system for all of its memory.
     ctypes.CDLL(None).malloc_trim(0)
@@ -192,7 +210,7 @@ def solve_seconds(coupling: LinearAssignment, x: Tensor, noise: Tensor) -> float
 
 def row(question: str, name: str, count: int) -> Row:
     """The same in a process of its own."""
-    command = [sys.executable, __file__, "--one", name, str(count)]
+    command = [sys.executable, __file__, "--one", question, name, str(count)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
@@ -204,11 +222,16 @@ def row(question: str, name: str, count: int) -> Row:
 
 
 def with_kept(rows: Iterable[Row]) -> Iterator[Row]:
-    """Adds the share of the exact reduction that each method keeps."""
+    """Adds the share of the exact reduction that each method keeps on the same data."""
     rows = list(rows)
-    exact = {one.n: float(one.reduction_percent) for one in rows if one.method == "exact" and one.reduction_percent}
+    exact = {
+        (one.question == "latents", one.n): float(one.reduction_percent)
+        for one in rows
+        if one.method == "exact" and one.reduction_percent
+    }
     for one in rows:
-        share = float(one.reduction_percent) / exact[one.n] if one.reduction_percent and one.n in exact else None
+        best = exact.get((one.question == "latents", one.n))
+        share = float(one.reduction_percent) / best if one.reduction_percent and best else None
         yield Row(**{**asdict(one), "kept": "" if share is None else f"{share:.4f}"})
 
 
@@ -226,9 +249,23 @@ def judged(question: str, method: str, count: int, value: float, sign: str, limi
 
 
 def targets(rows: list[Row]) -> Iterator[Row]:
-    """What was asked for, of a pool of 8192 and of blocks."""
-    found = {(one.method, one.n): one for one in rows if one.ms}
-    slabs = found["slabs", 8192]
+    """What was asked for, of the questions that there are rows of."""
+    found = {(one.question, one.method, one.n): one for one in rows if one.ms}
+    for question, data, sign in (("ladder", "images", ">="), ("latents", "latents", "<=")):
+        if (question, "auto", 8192) in found:
+            sample = inputs(8192, question)[0][:: 8192 // (2 * SAMPLE)].flatten(1)
+            asked = f"share of the variance that {COMPONENTS} components hold"
+            yield judged(asked, data, 8192, held_share(sample), sign, LEAST_HELD)
+        for count in (4096, 8192):
+            if auto := found.get((question, "auto", count)):
+                asked = f"share of the exact reduction kept on {data}"
+                yield judged(asked, "auto", count, float(auto.kept), ">=", 0.85)
+    if slabs := found.get(("ladder", "slabs", 8192)):
+        yield from image_targets(slabs)
+
+
+def image_targets(slabs: Row) -> Iterator[Row]:
+    """Of a pool of 8192 images and of blocks."""
     yield judged("share of the exact reduction kept", "slabs", 8192, float(slabs.kept), ">=", 0.9)
     with threads(THREADS):
         large, small = inputs(8192), inputs(1024)
@@ -258,37 +295,58 @@ def growth() -> float:
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
-def measure() -> list[Row]:
+QUESTIONS = {"ladder": (OURS, SIZES), "latents": (OURS, LATENT), "others": (OTHERS, COMPARED)}
+
+
+def measure(only: str | None = None) -> list[Row]:
     rows = []
-    for question, names, sizes in (("ladder", OURS, SIZES), ("others", OTHERS, COMPARED)):
-        for count in sizes:
+    for question, (names, sizes) in QUESTIONS.items():
+        for count in sizes if only in (None, question) else ():
             for name in names:
                 if name == "blocks of 1024" and count < 1024:
                     continue
                 rows.append(row(question, name, count))
                 print(" ".join(filter(None, map(str, asdict(rows[-1]).values()))), flush=True)
-    rows = list(with_kept(rows))
+    exact = [one for one in before() if one.method == "exact"] if only == "others" else []
+    rows = [one for one in with_kept([*exact, *rows]) if only in (None, one.question)]
     for one in targets(rows):
         rows.append(one)
         print(f"{one.method}: {one.question}: {one.ratio} {one.target} {one.met}", flush=True)
     return rows
 
 
+def before() -> list[Row]:
+    """The rows that were measured before."""
+    with CSV.open(newline="") as file:
+        return [Row(**{**found, "n": int(found["n"])}) for found in csv.DictReader(file)]
+
+
+def merged(rows: list[Row], only: str) -> list[Row]:
+    """The rows that answer one question again, among those that were measured before."""
+    again = {(one.question, one.method, one.n) for one in rows}
+    kept = [one for one in before() if one.question != only and (one.question, one.method, one.n) not in again]
+    order = [*QUESTIONS, ""]
+    return sorted([*kept, *rows], key=lambda one: order.index(one.question if one.question in QUESTIONS else ""))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=Path, help="write the table into this file and the page, and measure nothing")
-    parser.add_argument("--one", nargs=2, metavar=("METHOD", "N"), help="measure one method in this process")
+    parser.add_argument("--only", choices=QUESTIONS, help="measure this, and keep the other rows of the CSV")
+    parser.add_argument(
+        "--one", nargs=3, metavar=("QUESTION", "METHOD", "N"), help="measure one method in this process"
+    )
     options = parser.parse_args()
     if options.one:
         with threads(THREADS):
-            print(json.dumps(measured(options.one[0], int(options.one[1]))))
+            print(json.dumps(measured(*options.one[:2], int(options.one[2]))))
         return 0
     if options.pages:
         with CSV.open(newline="") as file:
             write_pages(list(csv.DictReader(file)), options.pages)
         return 0
-    rows = measure()
-    write_figures(CSV, [asdict(one) for one in rows])
+    rows = measure(options.only)
+    write_figures(CSV, [asdict(one) for one in (merged(rows, options.only) if options.only else rows)])
     return 1 if any(one.met == "no" for one in rows) else 0
 
 

@@ -70,3 +70,40 @@ def test_target_is_judged_by_its_sign(load: Any) -> None:
     judged = load("solvers").judged
     assert [judged("a", "b", 1, value, "<=", 1.0).met for value in (0.9, 1.1)] == ["yes", "no"]
     assert [judged("a", "b", 1, value, ">=", 1.0).met for value in (0.9, 1.1)] == ["no", "yes"]
+
+
+def test_latents_have_the_spectrum_they_are_said_to_have(load: Any) -> None:
+    x, noise = load("solvers").inputs(400, "latents")
+    assert x.shape == noise.shape == (400, 4, 32, 32)
+    power = torch.fft.fft2(x).abs().square().mean((0, 1))
+    # Twice the frequency along an axis has half the power.
+    for first in (1, 3, 7):
+        assert power[first, 0] / power[2 * first, 0] == pytest.approx(2, rel=0.2)
+
+
+def test_one_question_measured_again_replaces_its_own_rows_only(load: Any) -> None:
+    solvers = load("solvers")
+    before = solvers.before()
+    again = [
+        solvers.Row("others", "KNN(4)", 128, ms="7"),
+        solvers.judged("most memory, in MB", "slabs", 8192, 1, "<=", 2),
+    ]
+    after = solvers.merged(again, "others")
+    assert [row for row in after if row.question == "others"] == again[:1]
+    assert [row for row in after if row.question == "most memory, in MB"] == again[1:]
+    kept = [row for row in before if row.question not in ("others", "most memory, in MB")]
+    assert [row for row in after if row not in again] == kept
+
+
+def test_shares_are_of_the_exact_reduction_on_the_same_data(load: Any) -> None:
+    solvers = load("solvers")
+    rows = [
+        solvers.Row(question, method, 128, reduction_percent=percent)
+        for question, method, percent in (
+            ("ladder", "exact", "2"),
+            ("latents", "exact", "8"),
+            ("latents", "slabs", "4"),
+            ("others", "slabs", "1"),
+        )
+    ]
+    assert [row.kept for row in solvers.with_kept(rows)] == ["1.0000", "1.0000", "0.5000", "0.5000"]
