@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from immiscible.data.images import Images, evenly_spaced
 from immiscible.errors import InputError
 from immiscible.evaluation.features import Features, embed
+from immiscible.samplers.base import NotFinite
 
 NEIGHBOURS = 3
 KID_SUBSETS = 100
@@ -40,10 +41,6 @@ CHUNK = 1024
 LEAST = NEIGHBOURS + 1
 # With fewer images a single one moves precision and recall by more than a hundredth.
 FEW = 100
-
-
-class NotFinite(InputError):
-    """Generated images hold NaN or infinity, as those of a network do whose training has diverged."""
 
 
 @dataclass(frozen=True)

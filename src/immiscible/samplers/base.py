@@ -45,16 +45,20 @@ class Start:
         return [seeded(seed) for seed in self.seeds]
 
 
+class NotFinite(InputError):
+    """Samples or weights hold NaN or infinity, as those of a network do whose training has diverged."""
+
+
 def check_finite(images: Tensor) -> Tensor:
     r"""Checks that samples with shape (B, \*) are finite, and returns them.
 
     Raises:
-        InputError: If some are not: a picture of them would look like one.
+        NotFinite: If some are not: a picture of them would look like one.
     """
     bad = int((~images.flatten(1).isfinite().all(1)).sum())
     if bad:
-        raise InputError(
-            f"samples must be finite, got {bad} of {len(images)} with NaN or infinite values: take another --step or "
+        raise NotFinite(
+            f"generated images must be finite, got {bad} of {len(images)} with NaN or infinite values: take another --step or "
             "sampler, or less guidance; a training that diverged needs a lower --learning-rate."
         )
     return images

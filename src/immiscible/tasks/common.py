@@ -183,7 +183,7 @@ def in_parts(
     """Samples some images at a time, with the network in evaluation mode, and divides them by the data's scale.
 
     Raises:
-        InputError: If some are not finite.
+        NotFinite: If some are not finite.
     """
     training = network.training
     network.eval()

@@ -26,7 +26,7 @@ from immiscible.errors import InputError, one_line
 from immiscible.networks import choose
 from immiscible.records import Unfit, check_record, number, read_json
 from immiscible.samplers import AnySampler, Samples
-from immiscible.samplers.base import Start
+from immiscible.samplers.base import NotFinite, Start
 from immiscible.tasks.announcement import Pooling, announcement, data_line, trained_parameters
 from immiscible.tasks.common import PublishedTask, Shape
 from immiscible.tasks.published import BUILDERS, facts_of, known_facts, load_data, placed, places_of
@@ -348,7 +348,7 @@ def _check_finite(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
     """Checks that weights can be sampled from."""
     bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
     if bad:
-        raise InputError(
+        raise NotFinite(
             f"{path} must hold finite weights, got NaN or infinite values in {len(bad)} of {len(weights)} tensors at "
             f"step {step}, first in {bad[0]}: take another --step, or train again with a lower --learning-rate."
         )

@@ -24,6 +24,7 @@ from immiscible.couplings.base import Coupling
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.ranks import Ranks
 from immiscible.errors import InputError, ToldError
+from immiscible.samplers.base import NotFinite
 from immiscible.seeds import seed_all
 from immiscible.training.average import Average, load_weights, trained_weights
 from immiscible.training.checkpoint import (
@@ -332,7 +333,7 @@ class Loop:
         with self.average.applied():
             try:
                 images = self.task.preview(self._bare_network())
-            except InputError as error:
+            except NotFinite as error:
                 # A picture less; the weights are finite, and what comes may be better.
                 say(f"warning: step {self.step} has no picture: {error}")
                 return

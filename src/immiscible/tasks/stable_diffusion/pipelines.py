@@ -86,7 +86,7 @@ def draw(pipeline: Any, start: Start, sampler: PipelineSampler, guidance: float,
         RGB images in [-1, 1] with shape (B, 3, H, W), and the number of network calls.
 
     Raises:
-        InputError: If some are not finite.
+        NotFinite: If some are not finite.
     """
     ids = start.labels
     assert ids is not None
