@@ -58,8 +58,8 @@ def check_finite(images: Tensor) -> Tensor:
     bad = int((~images.flatten(1).isfinite().all(1)).sum())
     if bad:
         raise NotFinite(
-            f"generated images must be finite, got {bad} of {len(images)} with NaN or infinite values: take another --step or "
-            "sampler, or less guidance; a training that diverged needs a lower --learning-rate."
+            f"generated images must be finite, got {bad} of {len(images)} with NaN or infinite values: take another "
+            "--step or sampler, or less guidance; a training that diverged needs a lower --learning-rate."
         )
     return images
 
