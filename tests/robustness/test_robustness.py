@@ -11,6 +11,8 @@ import pytest
 
 HERE = Path(__file__).parent
 UNAVAILABLE = 77
+# One of each kind of output.
+FEW = "flow,sample,sample-grid,evaluate,export,compare"
 
 
 def run(script: str, *words: str) -> str:
@@ -24,18 +26,19 @@ def run(script: str, *words: str) -> str:
 
 @pytest.mark.slow
 def test_killed_commands_leave_what_undisturbed_ones_do() -> None:
-    kills = os.environ.get("IMMISCIBLE_TEST_KILLS", "20")
+    kills = os.environ.get("IMMISCIBLE_TEST_KILLS", "16")
     assert "commands: 0 differ" in run("kills.py", "--kills", kills)
 
 
 @pytest.mark.slow
 def test_full_and_read_only_disks_are_told_in_one_line_and_lose_nothing() -> None:
-    sizes = os.environ.get("IMMISCIBLE_TEST_DISKS", "1")
-    assert "disks: 0 wrong" in run("disks.py", "--sizes", sizes)
+    sizes = os.environ.get("IMMISCIBLE_TEST_DISKS", "")
+    words = ["--sizes", sizes] if sizes else ["--sizes", "2", "--scenarios", FEW]
+    assert "disks: 0 wrong" in run("disks.py", *words)
 
 
 @pytest.mark.slow
 def test_of_two_starts_one_runs_and_one_is_refused() -> None:
-    times = os.environ.get("IMMISCIBLE_TEST_STARTS", "6")
-    words = [] if int(times) > 6 else ["--scenarios", "flow,sample,sample-grid,evaluate,export,compare"]
-    assert f"{times} pairs of starts: 0 wrong" in run("starts.py", "--times", times, *words)
+    times = os.environ.get("IMMISCIBLE_TEST_STARTS", "")
+    words = ["--times", times] if times else ["--times", "6", "--scenarios", FEW]
+    assert "pairs of starts: 0 wrong" in run("starts.py", *words)
