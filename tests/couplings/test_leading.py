@@ -59,3 +59,10 @@ def test_share_is_the_same_on_all_ranks_and_that_of_the_whole_pool(counts: list[
         torch.testing.assert_close(basis, found[0][1], rtol=0, atol=0)
     assert abs(found[0][0] - Leading(x, Ranks(), [1100]).held()) < 0.02
     assert 0.6 < found[0][0] < 0.8
+
+
+def test_share_of_large_values_is_that_of_small_ones() -> None:
+    x = torch.randn(1100, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+    small, large = (Leading(x * scale, Ranks(), [1100]).held() for scale in (1.0, 1e17))
+    assert abs(small - large) < 1e-4
+    assert 0.1 < small < 0.9

@@ -62,7 +62,7 @@ def nearest_of_many(
         float32 with shape (B,).
     """
     uniform = torch.empty(length.shape, device=length.device, dtype=torch.float32).exponential_(generator=generator)
-    long = length.double().cpu().clamp_max(FLAT_FROM)
+    long = length.cpu().double().clamp_max(FLAT_FROM)
     quantile = -torch.expm1(uniform.cpu().double().clamp_min(LEAST_EXPONENTIAL) / -draws)
     parts = zip(long.split(ROWS_AT_ONCE), quantile.split(ROWS_AT_ONCE), strict=True)
     distance = torch.cat([inverse_cdf(part, some, dims) for some, part in parts])

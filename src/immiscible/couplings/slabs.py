@@ -60,8 +60,10 @@ def held_share(sample: Tensor) -> float:
 
 
 def parts_held(centred: Tensor, basis: Tensor) -> Tensor:
-    """The sums of squares of data along a basis and in all, with shape (2,), in float64."""
-    return torch.stack([(centred @ basis).double().square().sum(), centred.double().square().sum()])
+    """The sums of squares of data along a basis and in all, with shape (2,), in float64 on the CPU."""
+    # Sums of large squares would leave the range of float32, and not every device has float64.
+    norms = [torch.linalg.vector_norm(values, dim=1).cpu().double() for values in (centred @ basis, centred)]
+    return torch.stack([norm.square().sum() for norm in norms])
 
 
 def share_of(along: float, everything: float) -> float:
