@@ -246,7 +246,7 @@ def note_unless_normal(norms: Tensor, dims: int, what: str) -> None:
         what: What needs it to be.
     """
     count = len(norms) * dims
-    total = norms.square().sum().item()
+    total = norms.dot(norms).item()
     least, most = normal_bounds(count)
     if math.isfinite(total) and not least <= total <= most:
         message = (
