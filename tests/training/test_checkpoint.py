@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 from immiscible.errors import InputError
 from immiscible.training import checkpoint as module
 from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint
-from immiscible.training.files import write_bytes, write_json
+from immiscible.training.files import is_unfinished, write_bytes, write_json
 
 
 def make(step: int) -> Checkpoint:
@@ -72,6 +73,45 @@ def test_damaged_checkpoint_is_moved_aside_not_lost(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, make(1))
     assert (tmp_path / "step-1.damaged-1" / "model.safetensors").read_bytes() == b"precious"
     assert [path.name for path in checkpoints(tmp_path)] == ["step-1"]
+
+
+def test_second_save_of_a_step_leaves_the_first_alone(tmp_path: Path) -> None:
+    first = save_checkpoint(tmp_path, make(1))
+    before = (first / "state.json").stat().st_ino
+    save_checkpoint(tmp_path, make(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
+    assert (first / "state.json").stat().st_ino == before
+
+
+def test_other_checkpoint_of_a_step_does_not_make_the_first_a_damaged_one(tmp_path: Path) -> None:
+    first = make(1)
+    save_checkpoint(tmp_path, first)
+    save_checkpoint(tmp_path, dataclasses.replace(make(2), step=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-1.replaced-1"]
+    kept = load_checkpoint((tmp_path / "step-1.replaced-1").rename(tmp_path / "step-1" / "step-1"))
+    torch.testing.assert_close(kept.model, dict(first.model), rtol=0, atol=0)
+
+
+def test_names_reach_the_disk_before_they_are_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+    monkeypatch.setattr(module, "flush_directory", lambda path: flushed.append((path.name, path.exists())))
+    save_checkpoint(tmp_path, make(1))
+    assert flushed == [(".step-1.part", True), (tmp_path.name, True)]
+
+
+def test_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, **_: object) -> None:
+        if not is_unfinished(path) or "step-1" in path.name:
+            raise KeyboardInterrupt
+
+    save_checkpoint(tmp_path, make(1))
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, make(2), keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-2"]
+    load_checkpoint(tmp_path / "step-2")
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
