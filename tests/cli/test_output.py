@@ -23,6 +23,14 @@ def test_full_standard_output_is_told_in_one_line(unbuffered: str) -> None:
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_work_goes_on_where_nothing_can_be_said() -> None:
+    code = "from immiscible.training.events import say; say('a'); say('b'); print('done')"
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert ended.stdout == "done\n"
+
+
 def test_characters_that_cannot_be_shown_are_escaped() -> None:
     code = (
         "from immiscible.cli.output import *; make_printable(); report(False, None, 'a \u2500 b'); print(draws_lines())"

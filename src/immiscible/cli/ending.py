@@ -89,7 +89,9 @@ def tell(message: str, status: int) -> int:
     """Prints a line to stderr, unless another process of the launcher has said the same; returns the status."""
     line = shown(" ".join(message.split()))
     if _first_to_say(line):
-        print(f"immiscible: {line}", file=sys.stderr)
+        # Where it cannot be printed either, the status says it.
+        with contextlib.suppress(OSError):
+            print(f"immiscible: {line}", file=sys.stderr, flush=True)
     return status
 
 

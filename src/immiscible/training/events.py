@@ -28,8 +28,16 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
-    """Prints one line of plain text to stderr; nothing in it is markup, or moves the cursor."""
-    console.print(shown(message), markup=False)
+    """Prints one line of plain text to stderr; nothing in it is markup, or moves the cursor.
+
+    Where it cannot be printed, as on a log on a full disk, the work goes on without it.
+    """
+    try:
+        console.print(shown(message), markup=False)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class Metrics:

@@ -95,7 +95,8 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
 
 def check_place(config: RunConfig) -> None:
     """Checks that a run may be written to its directory, before its data is read; see :func:`check_output`."""
-    check_output(config.out, "run", inputs=folder_of(config.data))
+    read = [config.data, getattr(config, "model", "")]
+    check_output(config.out, "run", inputs=[folder for name in read for folder in folder_of(name)])
 
 
 def _with_seeds_of(config: RunConfig, saved: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
