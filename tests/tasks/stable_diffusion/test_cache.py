@@ -47,7 +47,7 @@ def test_cached_latents_are_the_fresh_ones(configure: Configure, digits: Images,
 def test_flips_are_seen(configure: Configure, digits: Images) -> None:
     index = torch.arange(16)
     plain, flipped = (
-        source(configure(flip=flip, cache_latents=True), digits).draw(index, (0, 0, 0)) for flip in (0, 1)
+        source(configure(flip=flip, cache_latents=True), digits).draw(index, (0, 0, 0)) for flip in (False, True)
     )
     changed = (plain.x - flipped.x).flatten(1).abs().amax(1) > 0.05
     assert 2 <= int(changed.sum()) <= 14
