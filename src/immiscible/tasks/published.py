@@ -83,12 +83,10 @@ def known_facts(config: TaskConfig, shape: Shape, classes: int, prompts: tuple[s
 
 def places_of(config: TaskConfig) -> dict[str, str]:
     """Where the data and the model of a run are, so that they are found from any directory."""
-    model = {"model": os.path.abspath(os.path.expanduser(config.model))} if _has_folder(config) else {}
-    return {"data": place_of(config.data), **model}
-
-
-def _has_folder(config: TaskConfig) -> bool:
-    return isinstance(config, StableDiffusionConfig) and os.path.isdir(os.path.expanduser(config.model))
+    places = {"data": place_of(config.data)}
+    if isinstance(config, StableDiffusionConfig) and os.path.isdir(model := os.path.expanduser(config.model)):
+        places["model"] = os.path.abspath(model)
+    return places
 
 
 def place_of(spec: str) -> str:
