@@ -160,6 +160,7 @@ class Workplace:
     def start(self, words: list[str], space: Path, before: Callable[[], None] = lambda: None) -> tuple[int, Path]:
         """Starts a command in a child; its number and what it says go to a file."""
         said = self.root / f"said-{time.monotonic_ns()}"
+        said.touch()
         child = os.fork()
         if child:
             return child, said
