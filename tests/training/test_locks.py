@@ -13,7 +13,7 @@ import pytest
 
 from immiscible.errors import InputError
 from immiscible.training import locks
-from immiscible.training.locks import lock_of, locked
+from immiscible.training.locks import lock_of, locked, sweep
 
 HOLD = """
 import sys, time
@@ -94,3 +94,11 @@ def test_disk_without_locks_is_said_and_used(
     assert len(said) == 1
     assert "has no locks" in said[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_was_left_of_one_file_is_swept(tmp_path: Path) -> None:
+    mine, other = tmp_path / ".shard.safetensors.1234abcd.part", tmp_path / ".shard.json.1234abcd.part"
+    for path in (mine, other):
+        path.write_text("")
+    sweep(tmp_path / "shard.safetensors", directory=False)
+    assert list(tmp_path.iterdir()) == [other]

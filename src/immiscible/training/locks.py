@@ -46,7 +46,7 @@ def locked(
     try:
         lock, mine = _acquire(out, path), True
         check()
-        _sweep(out, directory)
+        sweep(out, directory)
     except ToldError as error:
         refusal = error
     try:
@@ -104,8 +104,13 @@ def _holder(path: Path) -> str:
         return "another process"
 
 
-def _sweep(out: Path, directory: bool) -> None:
-    """Removes what killed processes left in the making, but for what another command is at."""
+def sweep(out: Path, directory: bool) -> None:
+    """Removes what killed processes left in the making, but for what another command is at; to be called under a lock.
+
+    Arguments:
+        out: What was to be written.
+        directory: Whether it is a directory that was filled bit by bit.
+    """
     mine = re.compile(rf"\.{re.escape(stem(out))}\.(old\.)?([0-9a-f]{{8}}\.)?part")
     with suppress(OSError):
         beside = (path for path in out.parent.iterdir() if mine.fullmatch(path.name))

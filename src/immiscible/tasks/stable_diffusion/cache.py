@@ -28,6 +28,7 @@ from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.training.config import RunConfig
 from immiscible.training.events import say, tracked
 from immiscible.training.files import write_bytes, write_json
+from immiscible.training.locks import sweep
 from immiscible.training.randomness import generator
 from immiscible.training.sources import Position
 
@@ -72,6 +73,8 @@ class Shard:
         """Writes the rows, then the checksum that makes them count."""
         data = save(tensors)
         self.note.unlink(missing_ok=True)
+        for path in (self.path, self.note):
+            sweep(path, directory=False)
         write_bytes(self.path, data)
         write_json(self.note, {"sha256": hashlib.sha256(data).hexdigest(), "rows": len(self.rows)})
 

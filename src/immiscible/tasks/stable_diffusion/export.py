@@ -45,8 +45,10 @@ def _save_lora(pipeline: Any, folder: Path) -> None:
 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
         settings = pipeline.unet.peft_config["default"].to_dict()
-        # The order of a set is not the same in two processes, and the file is to be.
-        settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+        # These are sets, whose order is not the same in two processes, and the file is to be.
+        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+            if isinstance(settings.get(name), set | list):
+                settings[name] = sorted(settings[name])
         pipeline.save_lora_weights(
             folder,
             unet_lora_layers=layers,
