@@ -20,6 +20,7 @@ from immiscible.evaluation import Reference, features_for
 from immiscible.evaluation.quality import evaluate_run, read_rows, sample_count
 from immiscible.evaluation.scores import doubts
 from immiscible.samplers import parse_samplers
+from immiscible.tasks.card import score_table
 from immiscible.tasks.runs import Run, load_run
 
 SMALL = "--data digits --steps 2 --batch-size 16 --width 16 --depth 1 --device cpu --no-tensorboard".split()
@@ -199,3 +200,27 @@ def test_other_data_is_refused(moved: tuple[Path, Path], capsys: pytest.CaptureF
     assert "digits must be the data that" in said
     assert said.count("\n") == 1
     assert not (run / "evaluation.json").exists()
+
+
+def test_run_goes_on_with_data_that_moved(
+    moved: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, place = moved
+    monkeypatch.chdir(place.parent)
+    words = [word if word != "digits" else place.name for word in SMALL]
+    again = ["train", "flow", *words, "--out", str(run), "--steps", "3", "--extend"]
+    assert main(again) == 0
+    assert json.loads((run / "config.json").read_text())["data"] == place.name
+    monkeypatch.chdir("/")
+    # The command that scores it needs no flag from then on.
+    assert main(["evaluate", str(run), "--nfe", "1", "--num", "8", "--features", "pixels"]) == 0
+    other = [word if word != place.name else "digits" for word in again]
+    capsys.readouterr()
+    assert main(other) == 2
+    assert "data_fingerprint was" in capsys.readouterr().err
+
+
+def test_model_card_repeats_the_doubts(trained: dict[str, Path], digits: Reference) -> None:
+    few, many = (scored(trained["flow"], digits, samples=count) for count in (5, 150))
+    assert "Warning: scores of 5 generated images" in score_table([few])
+    assert "Warning" not in score_table([many])

@@ -170,7 +170,7 @@ def evaluate_painting(
 def _captioned(data: Images, captions: Sequence[str], chosen: Tensor, size: int) -> Iterator[tuple[Tensor, list[str]]]:
     """Some images with their captions, in parts."""
     for part in chosen.split(size):
-        yield data.batch(part)[0], [captions[index] for index in part.tolist()]
+        yield data.batch(part)[0], [captions[int(index)] for index in part]
 
 
 def _keep(run: Run, row: dict[str, Any]) -> dict[str, Any]:

@@ -115,4 +115,6 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
         if row["features"] == features
     ]
     head = "| sampler | network calls | FID | KID | precision | recall | samples |\n|---|---|---|---|---|---|---|"
-    return "\n".join([f"In the features of: {plain(features)}.\n", head, *rows])
+    doubts = dict.fromkeys(row["warning"] for row in scores if row["features"] == features and row.get("warning"))
+    warnings = [f"\nWarning: {plain(doubt)}" for doubt in doubts]
+    return "\n".join([f"In the features of: {plain(features)}.\n", head, *rows, *warnings])

@@ -82,6 +82,9 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         return None if values == saved else values
     values = _with_seeds_of(config, saved, values)
     _check_processes(config.out, saved["processes"], values["processes"])
+    moved = _moved(values, saved)
+    # The same data in another place is no other configuration.
+    saved = {**saved, **moved}
     differing = [key for key in differing_keys(values, saved) if not _without_effect(key, values, saved)]
     longer = differing == ["steps"] and config.steps > saved["steps"]
     if longer and config.extend:
@@ -90,7 +93,15 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {values.get(key)!r}" for key in differing)
         hint = "add --extend to train longer" if longer else "give another --out"
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
-    return None
+    return saved if moved else None
+
+
+def _moved(values: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Where the data of a run is now, if that is not where it was, told by its fingerprint."""
+    if values.get("data_fingerprint") is None or values["data_fingerprint"] != saved.get("data_fingerprint"):
+        return {}
+    now = {key: values[key] for key in ("data", "places") if key in values and key in saved}
+    return {} if all(saved[key] == value for key, value in now.items()) else now
 
 
 def check_place(config: RunConfig) -> None:
