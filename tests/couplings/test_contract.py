@@ -20,6 +20,7 @@ SPELLINGS = [
     "independent",
     "knn:1",
     "knn:4",
+    "knn:100000",
     "knn:4:dot",
     "knn:2.5:dot",
     "assignment",
@@ -33,6 +34,7 @@ SPELLINGS = [
 ]
 DRAWS = [
     "knn:4",
+    "knn:100000",
     "knn:4:dot",
     "knn:2.5:dot",
     "assignment:3",
@@ -219,7 +221,8 @@ class NoFloat64(TorchDispatchMode):
         return result
 
 
-@every
+# The winner of very many is found from a few numbers of each datum in float64, on the CPU whatever the device.
+@pytest.mark.parametrize("spelling", [spelling for spelling in SPELLINGS if spelling != "knn:100000"])
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
 def test_no_float64_where_the_inputs_have_none(spelling, default):
     x, noise = batch(211, 47)

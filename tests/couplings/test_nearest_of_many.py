@@ -98,3 +98,13 @@ def test_more_than_float64_can_tell_apart_are_refused(score):
     assert str(KNN(1e15, score)).startswith("knn:1000000000000000")
     with pytest.raises(InputError, match=r"^`k` must be at most 1e15, got 1.1e\+15: float64 does not tell larger"):
         KNN(1.1e15, score)
+
+
+def test_default_dtype_of_torch_is_not_read():
+    x, noise = torch.randn(2, 9, 12, generator=seeded(12))
+    expected = KNN(1e9)(x, noise, generator=seeded(13))
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.testing.assert_close(KNN(1e9)(x, noise, generator=seeded(13)), expected, rtol=0, atol=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
