@@ -223,6 +223,16 @@ def test_takes_the_place_of_a_loader_for_all_epochs(loader: tuple[Tensor, ...]) 
     assert len(list(batches)) == len(loader) - 10
 
 
+def test_who_counts_batches_by_the_length_gets_another_pass_too(loader: tuple[Tensor, ...]) -> None:
+    """As Lightning does, which asks for none after the last."""
+    pool, again = Pool(LinearAssignment(), SIZE), Pool(LinearAssignment(), SIZE)
+    batches = pool(loader)
+    for _ in range(3):
+        passing = iter(batches)
+        assert_same([next(passing)[1] for _ in range(len(batches))], noises(again, loader))
+    assert_same([next(iter(batches))[1] for _ in range(5)], noises(again, loader)[:5])
+
+
 def test_length_of_a_pass_that_resumes(loader: tuple[Tensor, ...]) -> None:
     pool = Pool(LinearAssignment(), SIZE)
     passing = pool(loader)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
@@ -189,26 +190,36 @@ class Pool:
 class Passes(Generator[tuple[Any, Tensor], None, None]):
     """A pass over a loader in pools, see :meth:`Pool.__call__`; once it is over, iterating makes another.
 
-    So it can stand in the place of a loader, for all epochs.
+    So it can stand in the place of a loader, for all epochs. Left early, it goes on where it was.
     """
 
     def __init__(
         self, begin: Callable[[], Generator[tuple[Any, Tensor], None, None]], batches: Iterable[Any], left_out: int
     ) -> None:
         self._begin, self._batches, self._left_out = begin, batches, left_out
-        self._pass = begin()
+        self._pass, self._count = begin(), 0
 
     def __iter__(self) -> Passes:
-        if getgeneratorstate(self._pass) == GEN_CLOSED:
-            self._left_out, self._pass = 0, self._begin()
+        if self._is_over():
+            self._left_out, self._count, self._pass = 0, 0, self._begin()
         return self
+
+    def _is_over(self) -> bool:
+        """Whether all batches were handed out. Who counts them by the length asks for none after the last."""
+        with suppress(TypeError):
+            if 0 < self._count == len(self):
+                next(self._pass, None)
+                self._pass.close()
+        return getgeneratorstate(self._pass) == GEN_CLOSED
 
     def __len__(self) -> int:
         """How many batches the pass has, by the length of the loader."""
         return len(self._batches) - self._left_out  # pyright: ignore[reportArgumentType]
 
     def send(self, value: None, /) -> tuple[Any, Tensor]:
-        return self._pass.send(value)
+        handed_out = self._pass.send(value)
+        self._count += 1
+        return handed_out
 
     def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> tuple[Any, Tensor]:
         return self._pass.throw(typ if val is None else val.with_traceback(tb))
