@@ -136,3 +136,12 @@ def test_other_data_is_another_configuration(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="data_fingerprint was 'a', is 'b'"):
         open_run(config, {"data_fingerprint": "b"})
     assert read_config(tmp_path / "run")["coupling"] == "assignment"
+
+
+def test_what_changes_nothing_does_not_make_another_configuration(tmp_path: Path) -> None:
+    """Versions that did not refuse such a flag may have begun a run with it."""
+    facts = {"task": "flow", "data_fingerprint": "same"}
+    open_run(FlowConfig(out=tmp_path / "run", label_dropout=0.3), facts)
+    open_run(FlowConfig(out=tmp_path / "run"), facts)
+    with pytest.raises(InputError, match="conditional was False, is True, label_dropout was 0.3"):
+        open_run(FlowConfig(out=tmp_path / "run", conditional=True), facts)

@@ -134,7 +134,7 @@ def _check_processes(out: Path, was: int, given: int) -> None:
 
 def _without_effect(key: str, *configurations: dict[str, Any]) -> bool:
     """Whether a setting changes nothing in configurations; those of versions that did not refuse it may have it."""
-    kind = _known(configurations[0]["task"]).get(key)
+    kind = _known(configurations[0].get("task", "")).get(key)
     needs = kind.needs if kind else None
     return needs is not None and not any(needs.holds(values.get(needs.field)) for values in configurations)
 
