@@ -144,5 +144,5 @@ def test_what_changes_nothing_does_not_make_another_configuration(tmp_path: Path
     open_run(FlowConfig(out=tmp_path / "run", label_dropout=0.3), facts)
     (tmp_path / "run" / "checkpoints" / "step-3").mkdir(parents=True)
     open_run(FlowConfig(out=tmp_path / "run"), facts)
-    with pytest.raises(InputError, match="conditional was False, is True, label_dropout was 0.3"):
+    with pytest.raises(InputError, match=r"conditional was False, is True, label_dropout was 0\.3"):
         open_run(FlowConfig(out=tmp_path / "run", conditional=True), facts)
