@@ -7,6 +7,7 @@ else brings another build of it.
 from __future__ import annotations
 
 import email
+import os
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,8 @@ assert not extras & sys.modules.keys(), extras & sys.modules.keys()
 
 def main(words: list[str]) -> None:
     """Checks the files, then tries them."""
+    # What a developer has on it would be imported in place of the wheel.
+    os.environ.pop("PYTHONPATH", None)
     folder, flags = Path(words[0]), words[2:]
     wheels, sdists = list(folder.glob("*.whl")), list(folder.glob("*.tar.gz"))
     require(len(wheels) == len(sdists) == 1, f"one wheel and one sdist, got {wheels + sdists}")
