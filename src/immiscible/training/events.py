@@ -100,10 +100,11 @@ class Board:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds the numbers of a step."""
-        writer = self._writer
+        if self._writer is None:
+            return
         with self._told():
-            for name, value in values.items() if writer is not None else ():
-                writer.add_scalar(name, value, step)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Writes what is left."""
