@@ -106,7 +106,7 @@ def test_everything_that_is_passed_over_is_counted(tmp_path: Path) -> None:
     data = load(str(tmp_path / "pets"))
     assert len(data) == 1
     assert data.skipped == {
-        "hidden": 2,
+        "hidden files": 2,
         ".heic files": 2,
         "files without an ending": 1,
         "links to folders inside folders": 1,

@@ -64,7 +64,7 @@ def found_in(folder: Path, depth: int = 0) -> Found:
     for entry in _sorted(folder):
         name = entry.name.lower()
         if name.startswith("."):
-            found.skipped["hidden"] += 1
+            found.skipped["hidden files"] += 1
         elif entry.is_dir():
             if depth and entry.is_symlink():
                 found.skipped["links to folders inside folders"] += 1
