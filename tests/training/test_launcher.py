@@ -11,7 +11,7 @@ import torch
 
 from immiscible.cli import main
 from immiscible.errors import InputError
-from immiscible.training.launcher import check_launcher, launch_line, make_accelerator
+from immiscible.training.launcher import check_launcher, launch_line, make_accelerator, processes_on
 from immiscible.training.recipes import FlowConfig
 
 CPU = torch.device("cpu")
@@ -91,8 +91,9 @@ def test_processes_that_would_train_alone_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     make_accelerator(flow())
     monkeypatch.setattr("immiscible.training.launcher._started", lambda environment: 2)
-    with pytest.raises(InputError, match="launcher's 2 processes must find each other, got 1 in a group"):
-        make_accelerator(flow())
+    for make in (lambda: make_accelerator(flow()), lambda: processes_on("auto")):
+        with pytest.raises(InputError, match="launcher's 2 processes must find each other, got 1 in a group"):
+            make()
 
 
 def test_what_was_asked_for_and_given_is_told() -> None:

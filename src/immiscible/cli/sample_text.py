@@ -18,6 +18,7 @@ from immiscible.samplers import PipelineSampler, parse_samplers
 from immiscible.tasks.stable_diffusion import generate
 from immiscible.tasks.stable_diffusion.pipelines import draw
 from immiscible.tasks.stable_diffusion.texts import caption_of_class
+from immiscible.training.launcher import processes_on
 from immiscible.training.outputs import clear
 
 STEPS = 20
@@ -27,7 +28,7 @@ def sample_text(arguments: Sample) -> None:
     """Draws images for prompts."""
     check_sample_text(arguments, is_file(arguments.out))
     check_images(arguments.out, [arguments.run], arguments.overwrite)
-    processes = PartialState(cpu=arguments.device == "cpu")
+    processes = processes_on(arguments.device)
     with alone(arguments.out, arguments.overwrite, together=True):
         _sample(arguments, processes)
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
 from immiscible.errors import InputError
@@ -50,7 +50,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """
     check_device(config.device)
     check_launcher(config, os.environ)
-    cpu = _on_cpu(config, os.environ)
+    cpu = _on_cpu(config.device, os.environ)
     join_again(cpu)
     make = sharding_accelerator if config.sharding == "fsdp" else Accelerator
     accelerator = make(
@@ -117,10 +117,21 @@ def _is_on(environment: Mapping[str, str], variable: str) -> bool:
     return environment.get(variable, "").strip().lower() not in OFF
 
 
-def _on_cpu(config: RunConfig, environment: Mapping[str, str]) -> bool:
-    """Whether a run is to train on the CPU. Without being told so accelerate forms no group where there is no GPU."""
+def processes_on(device: str) -> PartialState:
+    """The processes of a command that trains nothing, on a device by its name.
+
+    Raises:
+        InputError: If the launcher started several and they are not in a group, so that each would do all of the work.
+    """
+    processes = PartialState(cpu=_on_cpu(device, os.environ))
+    _check_processes(processes.num_processes, os.environ)
+    return processes
+
+
+def _on_cpu(device: str, environment: Mapping[str, str]) -> bool:
+    """Whether to compute on the CPU. Without being told so accelerate forms no group where there is no GPU."""
     nothing_else = not torch.accelerator.is_available() and "ACCELERATE_TORCH_DEVICE" not in environment
-    return config.device == "cpu" or _is_on(environment, "ACCELERATE_USE_CPU") or nothing_else
+    return device == "cpu" or _is_on(environment, "ACCELERATE_USE_CPU") or nothing_else
 
 
 def _started(environment: Mapping[str, str]) -> int:
@@ -132,7 +143,7 @@ def _started(environment: Mapping[str, str]) -> int:
 def _check_processes(given: int, environment: Mapping[str, str]) -> None:
     if given != (asked := _started(environment)):
         raise InputError(
-            f"the launcher's {asked} processes must find each other, got {given} in a group, so that each would train "
+            f"the launcher's {asked} processes must find each other, got {given} in a group, so that each would work "
             "alone: start them with torchrun or accelerate launch."
         )
 
