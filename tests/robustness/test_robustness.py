@@ -25,12 +25,14 @@ def run(script: str, *words: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_killed_commands_leave_what_undisturbed_ones_do() -> None:
     kills = os.environ.get("IMMISCIBLE_TEST_KILLS", "16")
     assert "commands: 0 differ" in run("kills.py", "--kills", kills)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_full_and_read_only_disks_are_told_in_one_line_and_lose_nothing() -> None:
     sizes = os.environ.get("IMMISCIBLE_TEST_DISKS", "")
     words = ["--sizes", sizes] if sizes else ["--sizes", "2", "--scenarios", FEW]
@@ -38,6 +40,7 @@ def test_full_and_read_only_disks_are_told_in_one_line_and_lose_nothing() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_of_two_starts_one_runs_and_one_is_refused() -> None:
     times = os.environ.get("IMMISCIBLE_TEST_STARTS", "")
     words = ["--times", times] if times else ["--times", "6", "--scenarios", FEW]
