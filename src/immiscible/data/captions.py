@@ -112,7 +112,7 @@ def check_captions(where: str, names: Sequence[str], captions: Sequence[Any]) ->
     Raises:
         InputError: If one is missing or is no text.
     """
-    first = [value[0] if isinstance(value, list) and value else value for value in captions]
+    first: list[Any] = [value[0] if isinstance(value, list) and value else value for value in captions]
     missing = [name for name, caption in zip(names, first, strict=True) if not isinstance(caption, str)]
     if missing:
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
