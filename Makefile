@@ -10,10 +10,11 @@ find_python = for python in python3.11 python3.12 python3.13 python3.14 python3 
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done
 PYTHON ?= $(shell $(find_python))
 BIN := $(VENV)/bin
+SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format types docs bench dist publish clean
+.PHONY: help demo test slow lint format types hooks docs bench dist publish clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,9 +28,15 @@ test: $(VENV)/.dev ## All tests but the slow ones.
 slow: $(VENV)/.dev ## The slow tests.
 	$(BIN)/python -m pytest -m slow --durations=12
 
-lint: $(VENV)/.dev ## Checks style and formatting.
+lint: $(VENV)/.dev ## Checks style, formatting, and the files that hosted machines read.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/zizmor --offline --no-progress --quiet .github
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
 
 format: $(VENV)/.dev ## Repairs what `make lint` complains of, as far as it can be repaired by machine.
 	$(BIN)/ruff check --fix .
@@ -37,6 +44,9 @@ format: $(VENV)/.dev ## Repairs what `make lint` complains of, as far as it can 
 
 types: $(VENV)/.dev ## Checks the types of the package.
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+hooks: $(VENV)/.dev ## Lets git check each commit with `make lint`, and the types before each push.
+	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 docs: $(VENV)/.dev ## Builds the documentation into docs/_build/html; every warning is an error.
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html

@@ -38,7 +38,7 @@ def describe(coupling: str | Coupling) -> Description:
 
     Example:
         >>> describe("assignment").marginal
-        'exact: the noises of a batch are the ones drawn, in another order.'
+        'exact: the noises of a pool are the ones drawn, in another order.'
     """
     parsed = parse(coupling)
     lines = _lines(parsed.__doc__)

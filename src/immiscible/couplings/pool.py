@@ -58,6 +58,7 @@ class Pool:
         InputError: If the coupling is no assignment, or another argument is out of range.
 
     Example:
+        >>> import torch
         >>> from immiscible import LinearAssignment
         >>> pool = Pool(LinearAssignment(), size=8)
         >>> loader = torch.randn(6, 2, 3, 4, 4)  # Six batches of two images; usually a DataLoader.

@@ -67,9 +67,10 @@ def features_for(
         InputError: If the choice is unknown or cannot be had.
 
     Example:
+        >>> from immiscible.data import load
         >>> features = features_for(load("digits"))
         >>> features.name
-        'classifier on digits (64 features, 97.8 % held-out accuracy)'
+        'classifier on digits (64 features, 9... % held-out accuracy)'
     """
     if choice not in CHOICES:
         raise InputError(f"the features must be one of {', '.join(CHOICES)}, got `{choice}`.")
