@@ -31,7 +31,7 @@ slow: $(VENV)/.dev ## The slow tests.
 lint: $(VENV)/.dev ## Checks style, formatting, and the files that hosted machines read.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/zizmor --offline --no-progress --quiet .github
+	$(BIN)/zizmor --offline --persona pedantic --no-progress --quiet .github
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml

@@ -113,6 +113,9 @@ def try_core(python: str, version: str) -> None:
     program = str(Path(python).with_name(PACKAGE))
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     require(told.stdout == f"{PACKAGE} {version}\n" and not told.stderr, f"{PACKAGE} {version}, got {told}")
+    doctor = subprocess.run([program, "doctor"], capture_output=True, text=True, check=False)
+    sound = doctor.returncode == 0 and "missing: accelerate" in doctor.stdout and not doctor.stderr
+    require(sound, f"a doctor that names the missing packages, got {doctor}")
     bare = subprocess.run([program, "describe", "knn:8"], capture_output=True, text=True, check=False)
     hint = "pip install 'immiscible-diffusion[train]'"
     require(bare.returncode == 2 and hint in bare.stderr, f"the extra named where it is missing, got {bare}")

@@ -13,7 +13,7 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "numpy", "lap", "accelerate", "diffusers", "matplotlib", "sklearn", "torchdiffeq", "torchmetrics"}
 COMMANDS = ["", "train", "train flow", "train ddim", "train consistency", "sample", "evaluate", "compare"]
-COMMANDS += ["compare flow", "compare ddim", "compare consistency", "describe", "export"]
+COMMANDS += ["compare flow", "compare ddim", "compare consistency", "describe", "export", "doctor"]
 
 
 def modules_after(code: str) -> tuple[set[str], str]:

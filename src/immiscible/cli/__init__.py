@@ -104,6 +104,11 @@ COMMANDS = {
         "immiscible.cli.arguments:Describe",
         "immiscible.cli.describe:describe",
     ),
+    ("doctor",): Command(
+        "Show what a report of a fault should say: versions, devices, launcher, caches.",
+        "immiscible.cli.doctor:Doctor",
+        "immiscible.cli.doctor:doctor",
+    ),
 }
 
 
