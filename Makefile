@@ -14,7 +14,7 @@ SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format types hooks docs bench dist publish clean
+.PHONY: help demo test slow lint format types hooks docs bench dist release publish clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -60,6 +60,9 @@ dist: $(VENV)/.dev ## Builds the sdist and the wheel into dist/, checks both, an
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python .ci/check_dist.py dist -- --constraint constraints.txt $(PIP_FLAGS)
+
+release: $(VENV)/.dev ## Dates, checks, commits and tags VERSION=x.y.z; DRY_RUN=1 only shows how.
+	@$(BIN)/python tools/release.py $(if $(DRY_RUN),--dry-run) -- "$(VERSION)"
 
 publish: dist ## Uploads what `make dist` built and checked to the package index; for maintainers.
 	$(BIN)/python -m twine upload dist/*

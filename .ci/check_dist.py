@@ -20,7 +20,15 @@ NAME = "immiscible_diffusion"
 PACKAGE = "immiscible"
 # What a clone has and whoever packages the sdist needs.
 NEEDED = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "constraints.txt")
-NEEDED += ("pyproject.toml", "src/immiscible/py.typed", "tests/conftest.py", "docs/index.md", "examples", "benchmarks")
+NEEDED += (
+    "pyproject.toml",
+    "src/immiscible/py.typed",
+    "tests/conftest.py",
+    "docs/index.md",
+    "examples",
+    "benchmarks",
+    "tools",
+)
 JUNK = {"__pycache__", "_build", ".venv", ".git", ".pytest_cache", ".ruff_cache", ".hypothesis", "dist", "runs", "demo"}
 # Tests of the core that need nothing but it, pytest and what tests/conftest.py imports.
 TESTS = ("tests/couplings/test_contract.py", "tests/couplings/test_describe.py")
