@@ -235,7 +235,7 @@ def test_rows_that_were_altered_are_measured_again(run: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("sample run --out x.png --steps 5", "--steps must be left out unless RUN is a run of Stable Diffusion"),
+        ("sample run --out x.png --steps 5", "--steps need a run of Stable Diffusion"),
         ("sample run --out x.png --scheduler pndm", "--scheduler must be left out"),
         ("sample run --out x.png --prompts p.txt", "--prompts must be left out"),
         ("sample run --out x.png --batch-size 8", "--batch-size must be left out"),

@@ -237,11 +237,15 @@ def _write_images(folder: Path) -> None:
 
 
 def contents(space: Path) -> dict[str, str]:
-    """The files of a workspace, with a digest of each, times aside."""
+    """The files of a workspace, with a digest of each, times and locks aside.
+
+    A lock that a killed process left is taken over by the next command, and holds nothing of what was written.
+    """
     found = {}
     for path in sorted(space.rglob("*")):
         name = str(path.relative_to(space))
-        if not path.is_file() or path.is_symlink() or "tensorboard/" in name or name.startswith("base/"):
+        aside = "tensorboard/" in name or name.startswith("base/") or name.endswith(".lock")
+        if not path.is_file() or path.is_symlink() or aside:
             continue
         found[name] = hashlib.sha256(_timeless(path)).hexdigest()
     return found

@@ -148,7 +148,7 @@ def told(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     ("task", "extra", "said"),
     [
         ("flow", "", "diffusers has no unconditional pipeline for flows"),
-        ("ddim", "--network mlp", "export needs a U-Net, got a run with the mlp"),
+        ("ddim", "--network mlp --layers 2", "export needs a U-Net, got a run with the mlp"),
         ("ddim", "--conditional", "export needs an unconditional run for diffusion, got one with 10 classes"),
         ("consistency", "--data-scale 2", "export needs --data-scale 1, got 2.0"),
     ],

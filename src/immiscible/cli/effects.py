@@ -27,8 +27,7 @@ def check_sample(arguments: Sample) -> None:
     """Checks the flags of ``sample`` for a run that is none of Stable Diffusion."""
     if found := given(arguments, *OF_TEXT_MODELS):
         raise InputError(
-            f"{' and '.join(found)} must be left out unless RUN is a run of Stable Diffusion, got {arguments.run}: use "
-            "--nfe and --sampler."
+            f"{' and '.join(found)} need a run of Stable Diffusion, got {arguments.run}: use --nfe and --sampler."
         )
 
 

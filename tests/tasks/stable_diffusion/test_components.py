@@ -109,7 +109,9 @@ def test_unknown_folder_and_unreachable_hub_are_told(monkeypatch: pytest.MonkeyP
 
 
 def test_command_line_tells_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["train", "stable-diffusion", "--model", str(tmp_path), "--data", "digits", "--out", str(tmp_path / "run")]
+    model = tmp_path / "model"
+    model.mkdir()
+    words = ["train", "stable-diffusion", "--model", str(model), "--data", "digits", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     told = capsys.readouterr().err
     assert told.startswith("immiscible: --model must hold a pipeline of diffusers with unet, vae")

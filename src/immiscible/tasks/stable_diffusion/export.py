@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def _save_lora(pipeline: Any, folder: Path) -> None:
             weight_name=LORA,
             safe_serialization=True,
         )
+    _sort_header(folder / LORA)
+
+
+def _sort_header(path: Path) -> None:
+    """Writes the header of a safetensors file in the order of its keys; the library's own order of the metadata varies.
+
+    The file begins with the length of a JSON header, 8 bytes little-endian; tensors are placed relative to its end.
+    """
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def _card(run: Run, name: str, scores: Sequence[dict[str, Any]]) -> str:
