@@ -18,10 +18,10 @@ import re
 import types
 import typing
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from immiscible.errors import InputError, shown
 
@@ -185,8 +185,8 @@ class Kind:
             return f"must be text without {bad}, got {quoted(value)}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"must be a finite number, got {value}"
-        limits: Iterator[Any] = (mark for mark in self.marks if isinstance(mark, Range | Text))
-        return next(filter(None, (limit.complaint(value) for limit in limits)), "")
+        limits: Any = [mark for mark in self.marks if isinstance(mark, Range | Text)]
+        return next(filter(None, (cast(Any, limit).complaint(value) for limit in limits)), "")
 
     def _is_of_type(self, value: Any) -> bool:
         if self.type is float:

@@ -333,7 +333,7 @@ def test_state_of_a_loader_is_that_of_the_batch_in_hand(accelerator: Accelerator
 def test_as_many_steps_of_several_processes() -> None:
     """Whether each reads its own part, or one reads for all."""
     child = Path(__file__).with_name("flags_child.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(child)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(child)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
