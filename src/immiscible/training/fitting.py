@@ -65,9 +65,9 @@ def check_tensors(where: Path, found: Mapping[str, Tensor], wanted: Mapping[str,
     Raises:
         Unfit: That names the first that differs.
     """
-    for name in wanted.keys() - found.keys():
+    for name in sorted(wanted.keys() - found.keys()):
         raise Unfit(f"{where} must hold `{told(name)}`, one of {len(wanted)} weights, got {len(found)} without")
-    for name in found.keys() - wanted.keys():
+    for name in sorted(found.keys() - wanted.keys()):
         raise Unfit(f"{where} must hold the {len(wanted)} weights of this network, got also `{told(name)}`")
     for name, tensor in found.items():
         _check_like(where, name, tensor, wanted[name])
