@@ -118,7 +118,7 @@ def _classes(folder: Path, images: Sequence[Path], captioned: bool) -> list[str]
             f"got both, such as {flat[0].name} and {nested[0]}: move them."
         )
     classes = [path.parts[0] for path in nested]
-    if unreadable := [name for name in set(classes) if name != name.encode(errors="replace").decode()]:
+    if unreadable := [name for name in sorted(set(classes)) if name != name.encode(errors="replace").decode()]:
         raise InputError(f"`{folder}` must have classes with names in UTF-8, got {unreadable[0]!a}: rename it.")
     if not _are_repeats(set(classes)):
         return classes
