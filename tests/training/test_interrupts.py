@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,19 @@ OTHERS = HEARD[1:]
 
 @pytest.fixture(autouse=True)
 def same_handlers() -> Iterator[None]:
+    # Whoever starts the tests may ignore some: nohup does.
+    found = [signal.signal(number, _default(number)) for number in SIGNALS]
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
-    for number, handler in zip(SIGNALS, before, strict=True):
+    for number, handler in zip(SIGNALS, found, strict=True):
         signal.signal(number, handler)
     assert after == before
+
+
+def _default(number: int) -> signal.Handlers | Callable[..., object]:
+    """What Python does at a signal, unless told otherwise."""
+    return signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
 
 
 @pytest.mark.parametrize("number", HEARD)
