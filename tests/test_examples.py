@@ -30,6 +30,7 @@ def figures(name: str) -> dict[str, list[float]]:
     return {line.split()[0]: [float(text) for text in line.split()[1:]] for line in lines}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BY_HAND, ONE_LINE])
 def test_assignment_is_far_ahead_at_two_steps_and_behind_nowhere_by_much(name: str) -> None:
     table = figures(name)

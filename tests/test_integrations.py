@@ -201,11 +201,13 @@ def last_loss(printed: str) -> float:
     return float(match[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "text_to_image_lora"])
 def test_the_script_runs_and_prints_a_finite_loss(name: str, tmp_path: Path) -> None:
     assert math.isfinite(last_loss(run(name, scratch=tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_lora_script_runs_and_writes_standard_weights(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 

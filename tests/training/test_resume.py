@@ -80,8 +80,14 @@ def test_killed_run_ends_in_the_same_weights(undisturbed: Path, tmp_path: Path) 
     ("task", "extra"),
     [
         ("ddim", "--prediction v --min-snr 5 --cost-space pca:8 --coupling-start 12 --coupling-stop 47"),
-        ("consistency", "--levels 4 --most-levels 32 --data-scale 1.5 --flip --shift 1"),
-        ("flow", "--network unet --width 8 --depth 2 --layers 1 --dropout 0.2 --cost-space pooled:4"),
+        pytest.param(
+            "consistency", "--levels 4 --most-levels 32 --data-scale 1.5 --flip --shift 1", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "flow",
+            "--network unet --width 8 --depth 2 --layers 1 --dropout 0.2 --cost-space pooled:4",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_task_ends_in_the_same_weights_after_a_kill(tmp_path: Path, task: str, extra: str) -> None:
