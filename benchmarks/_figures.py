@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from immiscible.training.files import write_text
+from immiscible.io.files import write_text
 
 
 def write_figures(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from immiscible.training.files import write_bytes, write_text
+from immiscible.io.files import write_bytes, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "solvers.md"
 PLOT = PAGE.with_suffix(".png")

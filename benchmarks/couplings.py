@@ -28,8 +28,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from immiscible import KNN, LinearAssignment
-from immiscible.couplings import solvers
-from immiscible.training.files import write_text
+from immiscible.couplings.solvers import dense as solvers
+from immiscible.io.files import write_text
 
 THREADS = 2
 CSV = Path(__file__).with_name("couplings.csv")

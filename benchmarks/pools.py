@@ -21,16 +21,16 @@ from _figures import write_figures
 from _timing import machine, threads
 from accelerate import Accelerator
 
+from immiscible.config.presets import preset
+from immiscible.config.recipes import FlowConfig
 from immiscible.couplings import coupling
-from immiscible.couplings.space import InSpace
+from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images
-from immiscible.tasks.published import load_data, make_task
-from immiscible.tasks.ranking import fit_cost_space
-from immiscible.tasks.runs import resolve
-from immiscible.training.files import write_text
+from immiscible.io.files import write_text
+from immiscible.runs.cost_space import fit_cost_space
+from immiscible.runs.runs import resolve
+from immiscible.tasks.registry import load_data, make_task
 from immiscible.training.loop import Loop
-from immiscible.training.presets import preset
-from immiscible.training.recipes import FlowConfig
 
 CSV = Path(__file__).with_suffix(".csv")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "pools.md"

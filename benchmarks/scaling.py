@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from immiscible.couplings.slabs import COMPONENTS, SAMPLE
-from immiscible.training.files import write_text
+from immiscible.couplings.solvers.slabs import COMPONENTS, SAMPLE
+from immiscible.io.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 CSV = Path(__file__).with_name("solvers.csv")

@@ -37,10 +37,10 @@ from couplings import THREADS, candidate_search, distance, images
 from torch import Tensor
 
 from immiscible import KNN, LinearAssignment
-from immiscible.couplings.joint import Share, begin
-from immiscible.couplings.ladder import LEAST_HELD
-from immiscible.couplings.ranks import Ranks
-from immiscible.couplings.slabs import COMPONENTS, SAMPLE, held_share
+from immiscible.couplings.distributed.ranks import Ranks
+from immiscible.couplings.distributed.solve import Share, begin
+from immiscible.couplings.solvers.select import LEAST_HELD
+from immiscible.couplings.solvers.slabs import COMPONENTS, SAMPLE, held_share
 
 CSV = Path(__file__).with_suffix(".csv")
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)

@@ -21,14 +21,14 @@ from accelerate import Accelerator
 from couplings import candidate_search
 from torch import Tensor
 
+from immiscible.config.recipes import StableDiffusionConfig, TinyPipeline
 from immiscible.couplings import coupling
-from immiscible.couplings.space import InSpace
+from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images, load
-from immiscible.tasks.published import make_task
-from immiscible.tasks.ranking import fit_cost_space
+from immiscible.runs.cost_space import fit_cost_space
+from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion.tiny import make_tiny
 from immiscible.training.loop import Loop
-from immiscible.training.recipes import StableDiffusionConfig, TinyPipeline
 
 COUPLINGS = ("independent", "knn:8", "knn:64", "assignment")
 K = 64

@@ -26,9 +26,9 @@ import torch
 from _timing import machine
 from PIL import Image
 
+from immiscible.config.recipes import FlowConfig
 from immiscible.data import Images, load
-from immiscible.data.stream import Head
-from immiscible.training.recipes import FlowConfig
+from immiscible.data.readers.stream import Head
 from immiscible.training.sources import PixelSource
 from immiscible.training.streams import StreamSource, Walk
 

@@ -25,15 +25,15 @@ from _timing import machine
 from accelerate import Accelerator
 from torch import Tensor
 
+from immiscible.config.presets import preset
+from immiscible.config.recipes import FlowConfig
 from immiscible.couplings import coupling
-from immiscible.couplings.space import InSpace
+from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images
-from immiscible.tasks.common import Facts
+from immiscible.runs.cost_space import fit_cost_space
+from immiscible.tasks.base import Facts
 from immiscible.tasks.flow import FlowTask
-from immiscible.tasks.ranking import fit_cost_space
 from immiscible.training.loop import Loop
-from immiscible.training.presets import preset
-from immiscible.training.recipes import FlowConfig
 
 # What pairing may take, in per cent of the rest of a step.
 TARGETS = {"independent": "", "knn:8": "2 %", "assignment": "3 %"}

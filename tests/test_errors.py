@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from immiscible.cli.ending import tell
-from immiscible.cli.output import report
+from immiscible.cli.exit import tell
+from immiscible.cli.results import report
 from immiscible.errors import one_line, shown
-from immiscible.training import events
+from immiscible.training import metrics as events
 
 # Clears the screen, deletes, turns the line around, ends the line, is half of a pair.
 HOSTILE = "a\x1b[2J\x7f\x9b\u202e\u2066\u2028\udcffb"

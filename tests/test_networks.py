@@ -5,10 +5,10 @@ from typing import Literal
 import pytest
 import torch
 
+from immiscible.config.groups import NetworkFields
 from immiscible.errors import InputError
 from immiscible.networks import UNet, choose
 from immiscible.networks import build as build_from
-from immiscible.training.config import NetworkFields
 
 
 def build(

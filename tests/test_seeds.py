@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from immiscible import seeds
-from immiscible.seeds import seed_all, seeded
-from immiscible.training.randomness import ShortSeed, derive, generator, seed_of
+from immiscible.seeds import ShortSeed, derive, generator, seed_all, seed_of, seeded
 
 
 def stream(draws: torch.Generator) -> torch.Tensor:

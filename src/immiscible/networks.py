@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from immiscible.config.groups import NetworkFields
 from immiscible.errors import InputError
-from immiscible.training.config import NetworkFields
 
 MLP_VALUES = 256
 TIME_SCALE = 1000.0

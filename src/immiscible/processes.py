@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import per_row
+from immiscible.couplings.protocol import per_row
 
 T = TypeVar("T", float, Tensor)
 

@@ -5,7 +5,7 @@ import torch
 
 from immiscible import coupling
 from immiscible.analysis.drift import Drift, measure_drift
-from immiscible.couplings.space import CostSpace, InSpace
+from immiscible.couplings.spaces import CostSpace, InSpace
 from immiscible.data import load
 from immiscible.errors import InputError
 

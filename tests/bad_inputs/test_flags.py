@@ -13,7 +13,7 @@ import pytest
 
 from immiscible import cli
 from immiscible.cli import COMMANDS
-from immiscible.values import Kind, Needs, Range, Text, There, kinds
+from immiscible.config.values import Kind, Needs, Range, Text, There, kinds
 
 HOSTILE = "\x1b[2J\x07\x9b31m"
 ENDLESS = "9" * 5000

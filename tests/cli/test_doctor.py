@@ -17,7 +17,8 @@ import torch
 
 from immiscible.cli import diagnosis, main
 from immiscible.cli.doctor import WIDTH, screen
-from immiscible.data import cache, cifar10
+from immiscible.data import cache
+from immiscible.data.readers import cifar10
 from immiscible.errors import InputError
 
 SECRET = "hf_abcdefgh"

@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from immiscible.cli import main
-from immiscible.comparison.config import CompareFlow
 from immiscible.comparison.run import command, scoring_device
+from immiscible.config.comparison import CompareFlow
+from immiscible.config.recipes import FlowConfig
 from immiscible.evaluation.features import features_for
-from immiscible.tasks.runs import load_run, train
+from immiscible.runs.runs import load_run, train
 from immiscible.training.loop import TrainingError
-from immiscible.training.recipes import FlowConfig
 
 FLAGS = (
     "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from immiscible.comparison.config import CompareFlow
 from immiscible.comparison.run import run_config
 from immiscible.comparison.variants import Variant, parse_variants
+from immiscible.config.comparison import CompareFlow
+from immiscible.config.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
 from immiscible.errors import InputError
-from immiscible.training.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
 
 
 def names(text: str) -> list[str]:

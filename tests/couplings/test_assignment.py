@@ -15,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from immiscible import InputError, LinearAssignment, assign
-from immiscible.couplings import solvers
 from immiscible.couplings.assignment import SEEDS
-from immiscible.couplings.joint import _groups
-from immiscible.couplings.solvers import jonker_volgenant
+from immiscible.couplings.distributed.solve import _groups
+from immiscible.couplings.solvers import dense as solvers
+from immiscible.couplings.solvers.dense import jonker_volgenant
 
 
 def seeded(seed: int = 0) -> torch.Generator:

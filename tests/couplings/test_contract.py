@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 import immiscible
 from immiscible import InputError, LinearAssignment
-from immiscible.couplings import base
-from immiscible.couplings.base import check_generator
+from immiscible.couplings import protocol as base
+from immiscible.couplings.protocol import check_generator
 
 SPELLINGS = [
     "independent",

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from immiscible import KNN, Independent, InputError, LinearAssignment
-from immiscible.couplings import nearest
-from immiscible.couplings.nearest import draw_chi2
+from immiscible.couplings import knn as nearest
+from immiscible.couplings.knn import draw_chi2
 
 # With fixed seeds a law that holds passes forever; a wrong one gives p-values of 1e-6 and less at these sample sizes.
 LEAST_P = 1e-4

@@ -78,7 +78,9 @@ def test_couplings_that_change_noise_have_no_permutation(coupling: immiscible.Co
 
 def test_noise_of_other_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     x, noise = batch(SIZE, 5)
-    monkeypatch.setattr(LinearAssignment, "ranks", lambda self: immiscible.couplings.ranks.Ranks(None, 0, 2))
+    monkeypatch.setattr(
+        LinearAssignment, "ranks", lambda self: immiscible.couplings.distributed.ranks.Ranks(None, 0, 2)
+    )
     with pytest.raises(InputError, match='gives noise of other ranks: take pool="batch"'):
         permutation("assignment:global", x, noise)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed, Pool
-from immiscible.couplings import solvers
+from immiscible.couplings.solvers import dense as solvers
 
 TOTAL, BATCH, DIMS = 100, 8, (2, 4, 4)
 # A pool of 30 takes four batches of eight; thirteen batches, the last of four data, make three pools and a batch.

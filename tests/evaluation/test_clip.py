@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from immiscible.errors import InputError
 from immiscible.evaluation.clip import load_clip
+from immiscible.io.png import to_uint8
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.tiny import make_tokenizer
-from immiscible.training.pictures import to_uint8
 
 PROMPTS = ["a red square", "a blue circle", "nothing"]
 

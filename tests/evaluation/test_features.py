@@ -13,9 +13,9 @@ from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.evaluation import Features, embed, features_for
 from immiscible.evaluation.classifier import ClassifierFeatures, Network
-from immiscible.evaluation.components import PrincipalComponents
 from immiscible.evaluation.features import default_cache
 from immiscible.evaluation.inception import InceptionFeatures
+from immiscible.evaluation.pca import PrincipalComponents
 
 
 def data(channels: int, height: int, width: int, labelled: bool) -> Images:

@@ -19,9 +19,9 @@ from immiscible.errors import InputError
 from immiscible.evaluation import Reference, features_for
 from immiscible.evaluation.quality import evaluate_run, read_rows, sample_count
 from immiscible.evaluation.scores import doubts
+from immiscible.runs.model_card import score_table
+from immiscible.runs.runs import Run, load_run
 from immiscible.samplers import parse_samplers
-from immiscible.tasks.card import score_table
-from immiscible.tasks.runs import Run, load_run
 
 SMALL = "--data digits --steps 2 --batch-size 16 --width 16 --depth 1 --device cpu --no-tensorboard".split()
 TASKS = {"flow": ("euler", "3"), "ddim": ("ddpm", "3"), "consistency": ("multistep", "2")}
@@ -58,7 +58,7 @@ def test_parts_of_any_size_give_the_same_scores(
 ) -> None:
     """Also the classes in turn, and the noise that ddpm and multistep add on their way."""
     whole = scored(trained[task], digits)
-    monkeypatch.setattr("immiscible.tasks.common.SAMPLE_BATCH", part)
+    monkeypatch.setattr("immiscible.tasks.base.SAMPLE_BATCH", part)
     parts = scored(trained[task], digits)
     assert parts == {**whole, **{name: pytest.approx(whole[name], rel=1e-4) for name in ("fid", "kid")}}
 
@@ -80,14 +80,14 @@ class Sizes(TorchDispatchMode):
 def test_no_tensor_ever_holds_more_images_than_a_part(
     task: str, trained: dict[str, Path], digits: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("immiscible.tasks.common.SAMPLE_BATCH", 16)
+    monkeypatch.setattr("immiscible.tasks.base.SAMPLE_BATCH", 16)
     with Sizes() as sizes:
         assert scored(trained[task], digits)["samples"] == 50
     assert sizes.largest == 16
 
 
 def test_large_images_are_drawn_in_smaller_parts() -> None:
-    from immiscible.tasks.common import images_at_once
+    from immiscible.tasks.base import images_at_once
 
     assert [images_at_once((3, side, side)) for side in (8, 64, 128, 512, 4096)] == [1024, 1024, 256, 16, 1]
     assert images_at_once((3, 64, 64), 256) == 256

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from immiscible import coupling
+from immiscible.config.recipes import ConsistencyConfig
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
 from immiscible.samplers import Multistep
 from immiscible.samplers.consistency import two_steps
-from immiscible.tasks.common import Facts, draw_start
+from immiscible.tasks.base import Facts, draw_start
 from immiscible.tasks.consistency import (
     ConsistencyTask,
     denoised,
@@ -25,7 +26,6 @@ from immiscible.tasks.consistency import (
     make_scheduler,
 )
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import ConsistencyConfig
 
 SHAPE = (1, 5, 7)
 

@@ -12,13 +12,13 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from immiscible import coupling
+from immiscible.config.recipes import DDIMConfig
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion
 from immiscible.samplers import DiffusionSampler
-from immiscible.tasks.common import Facts, draw_start
+from immiscible.tasks.base import Facts, draw_start
 from immiscible.tasks.ddim import DiffusionTask, make_schedule
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import DDIMConfig
 
 SHAPE = (1, 5, 7)
 

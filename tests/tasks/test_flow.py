@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from immiscible import coupling
+from immiscible.config.recipes import FlowConfig
 from immiscible.data import load
 from immiscible.processes import shifted_time
 from immiscible.samplers import Solver
-from immiscible.tasks.common import Facts
+from immiscible.tasks.base import Facts
 from immiscible.tasks.flow import FlowTask
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import FlowConfig
 
 SHAPE = (1, 8, 8)
 
@@ -69,7 +69,7 @@ def test_scaled_data_comes_back_in_its_own_range() -> None:
     """The exact velocity towards s x ends in s x, of which sampling must return x."""
     flow = task(data_scale=4.0)
     x = load("digits").batch([0, 1, 2])[0]
-    from immiscible.tasks.common import draw_start
+    from immiscible.tasks.base import draw_start
 
     start = draw_start(SHAPE, 3, 0, 0, "cpu")
     drawn = flow.sample(Oracle(4 * x), start, Solver("euler", 5))

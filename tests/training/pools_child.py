@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed
+from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
-from immiscible.couplings.ranks import Ranks
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools
 from immiscible.training.sources import Drawn

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from immiscible.errors import InputError
+from immiscible.io.files import is_unfinished, write_bytes, write_json
 from immiscible.training import checkpoint as module
 from immiscible.training.checkpoint import Checkpoint, Damaged, checkpoints, load_checkpoint, save_checkpoint
-from immiscible.training.files import is_unfinished, write_bytes, write_json
 
 
 def make(step: int) -> Checkpoint:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from immiscible.cli import main
+from immiscible.config.recipes import FlowConfig
 from immiscible.errors import InputError
 from immiscible.training.launcher import check_launcher, launch_line, make_accelerator, processes_on
-from immiscible.training.recipes import FlowConfig
 
 CPU = torch.device("cpu")
 

@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from immiscible.cli import main
+from immiscible.config.recipes import FlowConfig
 from immiscible.couplings import Independent
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.data import load
+from immiscible.runs.runs import load_run
 from immiscible.tasks.flow import FlowTask
-from immiscible.tasks.published import BUILDERS, make_task
-from immiscible.tasks.runs import load_run
+from immiscible.tasks.registry import BUILDERS, make_task
 from immiscible.training import rendezvous
 from immiscible.training.checkpoint import load_checkpoint
-from immiscible.training.events import TIMES, read_metrics
 from immiscible.training.launcher import make_accelerator
 from immiscible.training.loop import Loop
-from immiscible.training.recipes import FlowConfig
+from immiscible.training.metrics import TIMES, read_metrics
 
 FLAGS = (
     "train flow --data digits --coupling independent --steps 6 --batch-size 16 --width 8 --depth 1 "

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed
 from immiscible.cli import main
-from immiscible.couplings import solvers
+from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.solvers import dense as solvers
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools
 from immiscible.training.sources import Drawn

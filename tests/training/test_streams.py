@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 
 from immiscible.cli import main
+from immiscible.config.recipes import FlowConfig
 from immiscible.data import load
-from immiscible.data.stream import Head
+from immiscible.data.readers.stream import Head
 from immiscible.errors import InputError
-from immiscible.training.recipes import FlowConfig
 from immiscible.training.sources import PixelSource, Sequential
 from immiscible.training.streams import Mark, StreamSource, Walk, ahead
 
@@ -181,7 +181,7 @@ def broken(shards: Any, folder: Path, *damaged: int) -> str:
 def test_damaged_images_stop_the_run_or_are_left_out_and_counted(
     shards: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("immiscible.data.stream.HEAD", 2)
+    monkeypatch.setattr("immiscible.data.readers.stream.HEAD", 2)
     spec = broken(shards, tmp_path, 3, 9)
     with pytest.raises(
         InputError, match=r"`: 1 of \d+ images cannot be read: train-\d.tar: 0[39] \(.*or add --skip-corrupt"
@@ -199,7 +199,7 @@ def test_damaged_images_stop_the_run_or_are_left_out_and_counted(
 def test_damaged_images_are_counted_on_after_a_resume(
     shards: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("immiscible.data.stream.HEAD", 2)
+    monkeypatch.setattr("immiscible.data.readers.stream.HEAD", 2)
     head = opened(broken(shards, tmp_path, 3, 9), skip_corrupt=True)
     whole = source_of(head, tmp_path)
     order = drawn(whole, 0, 6)

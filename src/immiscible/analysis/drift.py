@@ -13,8 +13,8 @@ import torch
 
 from immiscible.couplings import Coupling
 from immiscible.errors import InputError
-from immiscible.training.order import DataOrder
-from immiscible.training.randomness import generator
+from immiscible.seeds import generator
+from immiscible.training.data_order import DataOrder
 from immiscible.training.sources import Points
 
 # A drift counts from five standard errors on, and from half a per cent of the norm.

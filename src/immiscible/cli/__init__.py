@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from immiscible.cli.ending import (
+from immiscible.cli.exit import (
     WITH_LESS_MEMORY,
     in_group,
     is_loss,
@@ -20,10 +20,10 @@ from immiscible.cli.ending import (
     tell,
     tell_refusal,
 )
-from immiscible.cli.output import flush_results, make_printable, silence_results
+from immiscible.cli.results import flush_results, make_printable, silence_results
+from immiscible.config.values import quoted
 from immiscible.errors import InputError, ToldError, one_line
-from immiscible.training.interrupts import ended_by_signals, ending_of
-from immiscible.values import quoted
+from immiscible.training.signals import ended_by_signals, ending_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from immiscible.comparison.config import Compare, CompareConsistency, CompareDDIM, CompareFlow, CompareStableDiffusion
-from immiscible.errors import InputError
-from immiscible.training.config import Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
-from immiscible.training.recipes import (
+from immiscible.config.comparison import Compare, CompareConsistency, CompareDDIM, CompareFlow, CompareStableDiffusion
+from immiscible.config.groups import Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
+from immiscible.config.recipes import (
     ConsistencyConfig,
     DDIMConfig,
     FlowConfig,
@@ -20,7 +19,8 @@ from immiscible.training.recipes import (
     Template,
     TinyPipeline,
 )
-from immiscible.values import Needs, Range, There, Word
+from immiscible.config.values import Needs, Range, There, Word
+from immiscible.errors import InputError
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Word("RUN"), There()]
 NewPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR"), Word("DIR")]

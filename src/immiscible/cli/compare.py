@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from immiscible.cli.arguments import CompareConsistencyCommand, CompareDDIMCommand, CompareFlowCommand, values_of
-from immiscible.cli.output import report
+from immiscible.cli.results import report
 from immiscible.comparison import run
 from immiscible.comparison.findings import findings
-from immiscible.comparison.words import joined
+from immiscible.comparison.formatting import joined
 from immiscible.errors import ToldError
 
 

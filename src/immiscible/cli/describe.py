@@ -6,7 +6,7 @@ import dataclasses
 
 from immiscible import couplings
 from immiscible.cli.arguments import Describe
-from immiscible.cli.output import report
+from immiscible.cli.results import report
 
 
 def describe(arguments: Describe) -> None:

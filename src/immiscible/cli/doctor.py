@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from immiscible.cli.diagnosis import diagnosis
-from immiscible.cli.output import report
-from immiscible.training.config import Fields
+from immiscible.cli.results import report
+from immiscible.config.groups import Fields
 
 WIDTH = 110
 

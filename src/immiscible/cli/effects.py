@@ -1,7 +1,7 @@
 """Flags that would change nothing for the run that a command is given: each is refused, with what it needs.
 
-What a flag needs of another flag stands beside its field, as :class:`immiscible.values.Needs`. Here is what it needs of
-the run, which only the run itself can tell. A flag at its default is taken as not given.
+What a flag needs of another flag stands beside its field, as :class:`immiscible.config.values.Needs`. Here is what it
+needs of the run, which only the run itself can tell. A flag at its default is taken as not given.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from immiscible.cli.arguments import Evaluate, Sample
+from immiscible.config.values import flag_of, kinds, told
 from immiscible.errors import InputError
-from immiscible.values import flag_of, kinds, told
 
 # Of `sample`, what only Stable Diffusion has.
 OF_TEXT_MODELS = ("prompts", "steps", "scheduler", "batch_size", "format")

@@ -12,19 +12,19 @@ from rich.text import Text
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.effects import check_evaluate
-from immiscible.cli.opening import guidance_of, open_run, samplers_for
-from immiscible.cli.output import draws_lines, report
-from immiscible.data.stream import Head
+from immiscible.cli.open_run import guidance_of, open_run, samplers_for
+from immiscible.cli.results import draws_lines, report
+from immiscible.config.recipes import StableDiffusionConfig
+from immiscible.data.readers.stream import Head
 from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import FILE, evaluate_painting, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
+from immiscible.io.locks import locked
+from immiscible.io.outputs import check_output
+from immiscible.runs import runs
 from immiscible.samplers import AnySampler
-from immiscible.tasks import runs
-from immiscible.training.locks import locked
-from immiscible.training.outputs import check_output
-from immiscible.training.recipes import StableDiffusionConfig
 
 
 def evaluate(arguments: Evaluate) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from immiscible.cli.arguments import Export
-from immiscible.cli.output import report
+from immiscible.cli.results import report
 from immiscible.evaluation.quality import read_rows
-from immiscible.tasks import export as exporting
-from immiscible.tasks.runs import load_run
+from immiscible.runs import export as exporting
+from immiscible.runs.runs import load_run
 
 
 def export(arguments: Export) -> None:

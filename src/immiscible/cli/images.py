@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from immiscible.training.files import write_bytes
-from immiscible.training.locks import locked
-from immiscible.training.outputs import IMAGES, check_output, claim, clear
-from immiscible.training.pictures import encode_png, to_uint8, write_grid
+from immiscible.io.files import write_bytes
+from immiscible.io.locks import locked
+from immiscible.io.outputs import IMAGES, check_output, claim, clear
+from immiscible.io.png import encode_png, to_uint8, write_grid
 
 SUFFIXES = (".png", ".npz")
 

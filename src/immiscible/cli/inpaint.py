@@ -12,15 +12,15 @@ from torch import Tensor
 
 from immiscible.cli.arguments import Inpaint
 from immiscible.cli.images import alone, check_images, fill, is_file, write_file
-from immiscible.cli.opening import TextModel, device_named, open_text_model
-from immiscible.cli.output import report
+from immiscible.cli.open_run import TextModel, device_named, open_text_model
+from immiscible.cli.results import report
 from immiscible.data import Images, load
 from immiscible.data.images import evenly_spaced
+from immiscible.io.outputs import folder_of
+from immiscible.io.png import write_grid
 from immiscible.samplers import PipelineSampler
 from immiscible.tasks.stable_diffusion import inpaint as painting
 from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
-from immiscible.training.outputs import folder_of
-from immiscible.training.pictures import write_grid
 
 
 def inpaint(arguments: Inpaint) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
+from immiscible.config.presets import preset
+from immiscible.config.values import Kind, check_needs, flag_of, kinds, quoted, told
 from immiscible.errors import InputError
-from immiscible.training.presets import preset
-from immiscible.values import Kind, check_needs, flag_of, kinds, quoted, told
 
 T = TypeVar("T")
 HELP = ("-h", "--help")

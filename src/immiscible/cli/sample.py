@@ -10,12 +10,12 @@ import torch
 from immiscible.cli.arguments import Sample
 from immiscible.cli.effects import check_sample
 from immiscible.cli.images import alone, check_images, fill, is_file, write_file
-from immiscible.cli.opening import guidance_of, is_text_model, open_run, samplers_for
-from immiscible.cli.output import report
+from immiscible.cli.open_run import guidance_of, is_text_model, open_run, samplers_for
+from immiscible.cli.results import report
 from immiscible.errors import InputError
+from immiscible.runs import runs
 from immiscible.samplers import AnySampler
-from immiscible.tasks import runs
-from immiscible.tasks.common import SAMPLE_BATCH
+from immiscible.tasks.base import SAMPLE_BATCH
 from immiscible.training.checkpoint import weights_digest
 
 

@@ -10,16 +10,16 @@ from accelerate import PartialState
 from immiscible.cli.arguments import Sample
 from immiscible.cli.effects import check_sample_text
 from immiscible.cli.images import alone, check_images, is_file, write_file
-from immiscible.cli.opening import TextModel, device_named, open_text_model
-from immiscible.cli.output import report
+from immiscible.cli.open_run import TextModel, device_named, open_text_model
+from immiscible.cli.results import report
 from immiscible.data.captions import read_lines
 from immiscible.errors import InputError
+from immiscible.io.outputs import clear
 from immiscible.samplers import PipelineSampler, parse_samplers
 from immiscible.tasks.stable_diffusion import generate
 from immiscible.tasks.stable_diffusion.pipelines import draw
 from immiscible.tasks.stable_diffusion.texts import caption_of_class
 from immiscible.training.launcher import processes_on
-from immiscible.training.outputs import clear
 
 STEPS = 20
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from immiscible.cli.arguments import MakeTiny, values_of
-from immiscible.cli.output import report
+from immiscible.cli.results import report
+from immiscible.config.recipes import TinyPipeline
 from immiscible.tasks.stable_diffusion import tiny
-from immiscible.training.recipes import TinyPipeline
 
 
 def make_tiny(arguments: MakeTiny) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from accelerate import PartialState
 
 from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, TrainStableDiffusion, values_of
-from immiscible.cli.output import report
+from immiscible.cli.results import report
+from immiscible.config.groups import as_json
+from immiscible.config.recipes import CONFIGS
 from immiscible.evaluation.quality import read_rows
-from immiscible.tasks import runs
-from immiscible.tasks.published import load_data
-from immiscible.training.config import as_json
-from immiscible.training.recipes import CONFIGS
+from immiscible.runs import runs
+from immiscible.tasks.registry import load_data
 
 
 def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffusion) -> None:
@@ -45,7 +45,7 @@ def _times(summary: dict[str, Any]) -> str:
 
 def _write_pipeline(run: Path, mode: str) -> None:
     """Writes what was trained where others find it; what an earlier step left there makes room when it is whole."""
-    from immiscible.tasks.export import export
+    from immiscible.runs.export import export
 
     out = run / ("lora" if mode == "lora" else "pipeline")
     export(runs.load_run(run), out, scores=read_rows(run), replace=True)

@@ -1,16 +1,16 @@
 """What came out, in sentences computed from the figures, none of which claims more than they show.
 
 Every coupling is set against the independent one, which is vanilla training. Ahead and behind follow the rule in
-:mod:`immiscible.comparison.paired`; anything less is level. A single run gives no spread, and the sentences say so.
+:mod:`immiscible.comparison.verdict`; anything less is level. A single run gives no spread, and the sentences say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from immiscible.comparison.paired import against
+from immiscible.comparison.formatting import at_calls, count, joined, percent, spread
 from immiscible.comparison.schema import BASELINE, ScoreName, StepsRatio, Summary, final, others
-from immiscible.comparison.words import at_calls, count, joined, percent, spread
+from immiscible.comparison.verdict import against
 
 QUALITY = "Quality at the end of training"
 TRUST = "How far the scores can be trusted"

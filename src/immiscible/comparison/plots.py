@@ -22,8 +22,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from immiscible.comparison.formatting import calls, count
 from immiscible.comparison.schema import BASELINE, Score, Summary, final
-from immiscible.comparison.words import calls, count
 
 DPI = 150
 LINES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.2)))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from immiscible.comparison.elements import Markup, bullets, data_uri, page, picture, section, several, tag
 from immiscible.comparison.findings import grouped_findings
-from immiscible.comparison.notes import SINGLE_SEED, reading_notes, statement
+from immiscible.comparison.formatting import at_calls, calls, count, joined, spread
 from immiscible.comparison.plots import curve_name, draw
+from immiscible.comparison.prose import SINGLE_SEED, reading_notes, statement
 from immiscible.comparison.schema import BASELINE, SCORE_NAMES, CouplingResult, Summary, check, final, others
 from immiscible.comparison.style import STYLE
 from immiscible.comparison.tables import (
@@ -21,8 +22,7 @@ from immiscible.comparison.tables import (
     steps_table,
     what_is_marked,
 )
-from immiscible.comparison.words import at_calls, calls, count, joined, spread
-from immiscible.training.files import write_bytes, write_text
+from immiscible.io.files import write_bytes, write_text
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TASKS = {"flow": "Flow matching", "ddim": "Diffusion", "consistency": "Consistency training"}

@@ -10,31 +10,31 @@ from typing import Any
 
 import torch
 
-from immiscible.comparison.config import Compare
 from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import Summary
 from immiscible.comparison.summary import Trained, summarise
 from immiscible.comparison.variants import Variant, parse_variants
+from immiscible.config.command import command_line
+from immiscible.config.comparison import Compare
+from immiscible.config.recipes import CONFIGS, RECIPES, TaskConfig
+from immiscible.config.values import check_needs
 from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import FILE as EVALUATION
 from immiscible.evaluation.quality import SAMPLING_SEED, evaluate_run, sample_count
 from immiscible.evaluation.scores import NotFinite, Reference
+from immiscible.io.console import say
+from immiscible.io.files import write_json
+from immiscible.io.locks import locked
+from immiscible.io.outputs import COMPARISON, check_output, claim, folder_of
+from immiscible.io.png import write_grid
+from immiscible.runs.directory import SUMMARY
+from immiscible.runs.runs import load_run, train
 from immiscible.samplers import AnySampler, parse_samplers
-from immiscible.tasks.published import load_data
-from immiscible.tasks.runs import load_run, train
+from immiscible.tasks.registry import load_data
 from immiscible.training.checkpoint import checkpoints, step_of
-from immiscible.training.command import command_line
-from immiscible.training.events import say
-from immiscible.training.files import write_json
 from immiscible.training.launcher import make_accelerator
-from immiscible.training.locks import locked
 from immiscible.training.loop import TrainingError
-from immiscible.training.outputs import COMPARISON, check_output, claim, folder_of
-from immiscible.training.pictures import write_grid
-from immiscible.training.recipes import CONFIGS, RECIPES, TaskConfig
-from immiscible.training.rundir import SUMMARY
-from immiscible.values import check_needs
 
 GRID = 36
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from immiscible.comparison.config import Compare
 from immiscible.comparison.schema import (
     BASELINE,
     FORMAT,
@@ -23,6 +22,7 @@ from immiscible.comparison.schema import (
     StepsRatio,
     Summary,
 )
+from immiscible.config.comparison import Compare
 from immiscible.couplings import describe
 from immiscible.data import Images
 from immiscible.evaluation.scores import Reference

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from immiscible.comparison.elements import Markup, several, table, tag
-from immiscible.comparison.paired import best
+from immiscible.comparison.formatting import count, decimals, number, spread
 from immiscible.comparison.schema import (
     BASELINE,
     LOWER_IS_BETTER,
@@ -21,7 +21,7 @@ from immiscible.comparison.schema import (
     final,
     others,
 )
-from immiscible.comparison.words import count, decimals, number, spread
+from immiscible.comparison.verdict import best
 
 COLOURS = 6
 

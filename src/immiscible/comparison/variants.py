@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from immiscible.comparison.schema import BASELINE
+from immiscible.config.groups import DataFields, Factor, Recipe
+from immiscible.config.values import kind_of, kinds, quoted, told
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.errors import InputError
-from immiscible.training.config import DataFields, Factor, Recipe
-from immiscible.values import kind_of, kinds, quoted, told
 
 NOISE_SCALE = "noise_scale"
 # Changed in one run alone, these would make it one of another comparison.

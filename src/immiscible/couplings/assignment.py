@@ -5,7 +5,7 @@ r"""Linear assignment: the noises of a pool are permuted to the pairing of least
 
 since the squared norms add up to the same for every permutation: one matrix product is all the cost there is. A
 permutation keeps the set of noises, so the noise law stays exact (Immiscible Diffusion, arXiv 2406.12303). The pool is
-a batch, or the batches of several processes together (:mod:`immiscible.couplings.joint`).
+a batch, or the batches of several processes together (:mod:`immiscible.couplings.distributed.solve`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import eager, full_float32
-from immiscible.couplings.joint import Share, agree, begin
-from immiscible.couplings.ladder import Method
-from immiscible.couplings.ranks import Ranks, check_share, tell, tell_single
+from immiscible.couplings.distributed.ranks import Ranks, check_share, tell, tell_single
+from immiscible.couplings.distributed.solve import Share, agree, begin
+from immiscible.couplings.protocol import eager, full_float32
+from immiscible.couplings.solvers.select import Method
 from immiscible.errors import InputError
 
 # The largest seed that is drawn from a generator.
@@ -45,7 +45,7 @@ class LinearAssignment:
             assignment is solved in each. At least 2.
         solver: ``exact``; ``auction``, near the optimum and on the device of the data; ``sinkhorn``, drawn from an
             entropic plan without replacement; ``slabs``, for thousands of images; or ``auto``, which takes exact, slabs
-            or blocks by the number and the variance of the data. See :mod:`immiscible.couplings.ladder`.
+            or blocks by the number and the variance of the data. See :mod:`immiscible.couplings.solvers.select`.
         pool: ``batch``, what is handed in; or ``global``, what all ranks of a process group hand in together, which
             all must then call. Their batches may differ in size.
         budget: The seconds that ``solver="auto"`` may take for a pool.
@@ -82,7 +82,7 @@ class LinearAssignment:
     def __call__(
         self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Couples, see :class:`~immiscible.couplings.base.Coupling`.
+        """Couples, see :class:`~immiscible.couplings.protocol.Coupling`.
 
         With a global pool blocks are drawn from the generator of the first rank, and wrong input of one rank raises on
         all of them, as does the same noise on two.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, check_generator, check_plain
 from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.spelling import coupling as parse
+from immiscible.couplings.parsing import coupling as parse
+from immiscible.couplings.protocol import Coupling, check_generator, check_plain
 from immiscible.errors import InputError
 
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import check_inputs, finite_norms, full_float32
-from immiscible.couplings.flags import Given
-from immiscible.couplings.joint import Pending, Share, agree, begin
+from immiscible.couplings.distributed.ranks import tell, tell_single, together
+from immiscible.couplings.distributed.solve import Pending, Share, agree, begin
+from immiscible.couplings.loader_flags import Given
 from immiscible.couplings.parts import Parts
-from immiscible.couplings.ranks import tell, tell_single, together
-from immiscible.couplings.space import CostSpace
+from immiscible.couplings.protocol import check_inputs, finite_norms, full_float32
+from immiscible.couplings.spaces import CostSpace
 from immiscible.errors import InputError
 
 # Noise that is only ranked is drawn in pieces of so many.

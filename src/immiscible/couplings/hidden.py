@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from immiscible.couplings.base import Coupling, eager
-from immiscible.couplings.ranks import check_first
-from immiscible.couplings.spelling import coupling as parse
+from immiscible.couplings.distributed.ranks import check_first
+from immiscible.couplings.parsing import coupling as parse
+from immiscible.couplings.protocol import Coupling, eager
 from immiscible.errors import InputError
 
 # What makes normal tensors, and the places of the mean and the standard deviation among its arguments.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, Independent, eager
-from immiscible.couplings.ranks import check_first, ranks_of
+from immiscible.couplings.distributed.ranks import check_first, ranks_of
+from immiscible.couplings.protocol import Coupling, Independent, eager
 from immiscible.errors import InputError
 
 
@@ -45,7 +45,7 @@ class Mixed:
     def __call__(
         self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Couples or not, see :class:`~immiscible.couplings.base.Coupling`. The coin is the generator's first draw."""
+        """Couples or not, see :class:`~immiscible.couplings.protocol.Coupling`. The generator draws the coin first."""
         check_first(self.coupling, x, noise, labels, generator)
         device = x.device if generator is not None else "cpu"
         coin = torch.rand((), generator=generator, device=device, dtype=torch.float32)

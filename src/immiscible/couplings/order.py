@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.assignment import LinearAssignment
-from immiscible.couplings.base import Coupling, Independent
 from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.space import InSpace
-from immiscible.couplings.spelling import coupling as parse
+from immiscible.couplings.parsing import coupling as parse
+from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.couplings.spaces import InSpace
 from immiscible.errors import InputError
 
 

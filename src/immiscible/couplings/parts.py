@@ -8,7 +8,7 @@ from typing import Any
 
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.space import CostSpace, InSpace
+from immiscible.couplings.spaces import CostSpace, InSpace
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ the noises are permuted over several batches in place of one, so the noise law s
 
 The noise of each datum is drawn from a seed of its own, and is drawn again when it is handed out. So a pool keeps one
 whole number per datum instead of a noise; and where the loader gives indices, it keeps these instead of the data. The
-noise of another rank is drawn from its seed too, and none of it travels (:mod:`immiscible.couplings.joint`).
+noise of another rank is drawn from its seed too, and none of it travels, see
+:mod:`immiscible.couplings.distributed.solve`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling
+from immiscible.couplings.distributed.ranks import together
 from immiscible.couplings.filling import Filling, Reader
-from immiscible.couplings.flags import Reading
+from immiscible.couplings.loader_flags import Reading
 from immiscible.couplings.parts import parts_of
-from immiscible.couplings.ranks import together
+from immiscible.couplings.protocol import Coupling
 from immiscible.errors import InputError
 
 # What images and latents have.

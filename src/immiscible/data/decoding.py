@@ -32,7 +32,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from immiscible.data import png
+from immiscible.data import png_texts as png
 from immiscible.data.resize import central_square
 from immiscible.errors import InputError, one_line, shown
 

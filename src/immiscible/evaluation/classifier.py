@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.training import files
+from immiscible.io import files
 
 # To be raised with every change below that changes the features.
 RECIPE = 1

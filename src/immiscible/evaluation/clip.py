@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from immiscible.errors import InputError, one_line
-from immiscible.training.pictures import to_uint8
+from immiscible.io.png import to_uint8
 
 CHUNK = 64
 

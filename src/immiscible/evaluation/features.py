@@ -19,7 +19,8 @@ from torch import Tensor
 
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.evaluation import classifier, components, inception
+from immiscible.evaluation import classifier, inception
+from immiscible.evaluation import pca as components
 
 CHOICES = ("auto", "inception", "classifier", "pixels")
 

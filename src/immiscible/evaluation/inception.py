@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from immiscible.errors import InputError
-from immiscible.training import files
-from immiscible.training.pictures import to_uint8
+from immiscible.io import files
+from immiscible.io.png import to_uint8
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SHA256_PREFIX = "6726825d"

@@ -1,7 +1,7 @@
 """The quality of a trained run at several numbers of network calls, kept beside the run and measured only once.
 
 Images are drawn in parts on the device of the run. Of each part only its features stay, on the host, so the peak of
-memory on the device is that of one part, :attr:`immiscible.tasks.runs.Run.at_once` images, however many are scored.
+memory on the device is that of one part, :attr:`immiscible.runs.runs.Run.at_once` images, however many are scored.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
+from immiscible.config.values import Range, There, kinds
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.evaluation.clip import ClipMeter, ClipScore
 from immiscible.evaluation.scores import Reference, check_count, score_features
-from immiscible.records import Unfit, check_list, check_record, number, read_json
+from immiscible.io.console import say
+from immiscible.io.files import write_json
+from immiscible.io.records import Unfit, check_list, check_record, number, read_json
+from immiscible.runs.runs import Run
 from immiscible.samplers import AnySampler, PipelineSampler
-from immiscible.tasks.runs import Run
 from immiscible.training.checkpoint import set_aside
-from immiscible.training.events import say
-from immiscible.training.files import write_json
-from immiscible.values import Range, There, kinds
 
 FILE = "evaluation.json"
 # Apart from the seeds of training, so that no run is scored on noise that it was trained on.

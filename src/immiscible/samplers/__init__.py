@@ -7,8 +7,8 @@ from immiscible.samplers.base import Sampler, Samples, Start
 from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
+from immiscible.samplers.parsing import METHODS, AnySampler, parse_samplers
 from immiscible.samplers.pipeline import PipelineSampler
-from immiscible.samplers.spelling import METHODS, AnySampler, parse_samplers
 
 __all__ = [
     "METHODS",

@@ -26,16 +26,16 @@ import torch
 from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeScheduler
 from torch import Tensor, nn
 
-from immiscible.couplings.base import per_row
+from immiscible.config.recipes import ConsistencyConfig
+from immiscible.couplings.protocol import per_row
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
 from immiscible.samplers import AnySampler, Multistep, Samples
 from immiscible.samplers.base import Start
 from immiscible.samplers.consistency import SECOND_LEVEL
 from immiscible.seeds import seed_all
-from immiscible.tasks.common import Facts, PixelTask, Predict, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.base import Facts, PixelTask, Predict, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import ConsistencyConfig
 
 PREVIEW_SAMPLER = Multistep(2)
 
@@ -85,7 +85,7 @@ class ConsistencyTask(PixelTask):
         return karras_levels(count + 1, self.config)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Maps noise to data in a few steps, see :class:`~immiscible.tasks.common.PublishedTask`."""
+        """Maps noise to data in a few steps, see :class:`~immiscible.tasks.base.PublishedTask`."""
         multistep = cast(Multistep, sampler)
 
         def draw(part: Start) -> Samples:
@@ -97,7 +97,7 @@ class ConsistencyTask(PixelTask):
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
-        """A few samples, see :func:`~immiscible.tasks.common.preview`."""
+        """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         return preview(self, network, self.config.seed, PREVIEW_SAMPLER)
 
 

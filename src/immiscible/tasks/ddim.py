@@ -9,13 +9,13 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from immiscible.config.recipes import DDIMConfig
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion, shifted_alpha_bar, weighted_mse
 from immiscible.samplers import AnySampler, DiffusionSampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import DDIMConfig
 
 PREVIEW_STEPS = 20
 # diffusers' names of what is predicted and of the schedules.
@@ -46,7 +46,7 @@ class DiffusionTask(PixelTask):
         return weighted_mse(network(example.x_t, t / TIME_SCALE, labels), example)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Walks back from noise, see :class:`~immiscible.tasks.common.PublishedTask`."""
+        """Walks back from noise, see :class:`~immiscible.tasks.base.PublishedTask`."""
         walk = cast(DiffusionSampler, sampler)
 
         def draw(part: Start) -> Samples:
@@ -56,7 +56,7 @@ class DiffusionTask(PixelTask):
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
-        """A few samples, see :func:`~immiscible.tasks.common.preview`."""
+        """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         sampler = DiffusionSampler("ddim", min(PREVIEW_STEPS, self.config.timesteps))
         return preview(self, network, self.config.seed, sampler)
 

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from immiscible.config.recipes import FlowConfig
 from immiscible.processes import flow, shifted_time, weighted_mse
 from immiscible.samplers import AnySampler, Samples, Solver
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import FlowConfig
 
 PREVIEW_SAMPLER = Solver("euler", 20)
 
@@ -38,7 +38,7 @@ class FlowTask(PixelTask):
         return weighted_mse(network(example.x_t, t, labels), example)
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Solves the flow, see :class:`~immiscible.tasks.common.PublishedTask`."""
+        """Solves the flow, see :class:`~immiscible.tasks.base.PublishedTask`."""
         solver = cast(Solver, sampler)
 
         def draw(part: Start) -> Samples:
@@ -47,5 +47,5 @@ class FlowTask(PixelTask):
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def preview(self, network: nn.Module) -> Tensor:
-        """A few samples, see :func:`~immiscible.tasks.common.preview`."""
+        """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         return preview(self, network, self.config.seed, PREVIEW_SAMPLER)

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from immiscible.config.values import Kind
 from immiscible.errors import InputError
-from immiscible.records import Unfit, check_list, check_record, number, read_json
-from immiscible.training.files import flush_directory, remove, write_bytes, write_json, writing
-from immiscible.values import Kind
+from immiscible.io.files import flush_directory, remove, write_bytes, write_json, writing
+from immiscible.io.records import Unfit, check_list, check_record, number, read_json
 
 AVERAGE = "ema.safetensors"
 FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")

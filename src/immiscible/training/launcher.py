@@ -14,8 +14,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
+from immiscible.config.groups import RunConfig
 from immiscible.errors import InputError
-from immiscible.training.config import RunConfig
 from immiscible.training.rendezvous import join_again
 from immiscible.training.sharding import sharding_accelerator
 

@@ -20,13 +20,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from immiscible.couplings.base import Coupling
+from immiscible.config.groups import RunConfig
+from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.protocol import Coupling
 from immiscible.errors import InputError, ToldError
+from immiscible.io.console import Bar, say
+from immiscible.io.png import write_grid
 from immiscible.samplers.base import NotFinite
-from immiscible.seeds import seed_all
-from immiscible.training.average import Average, load_weights, trained_weights
+from immiscible.seeds import derive, generator, seed_all
 from immiscible.training.checkpoint import (
     Checkpoint,
     Damaged,
@@ -36,16 +38,13 @@ from immiscible.training.checkpoint import (
     save_checkpoint,
     set_aside,
 )
-from immiscible.training.config import RunConfig
-from immiscible.training.events import Bar, Metrics, say
-from immiscible.training.fitting import check_fits
-from immiscible.training.interrupts import Interrupted, StopRequest
+from immiscible.training.compatibility import check_fits
+from immiscible.training.data_order import DataOrder
+from immiscible.training.ema import Average, load_weights, trained_weights
+from immiscible.training.metrics import Metrics
 from immiscible.training.optimizer import make_optimizer
-from immiscible.training.order import DataOrder
 from immiscible.training.pairing import Pairing, Stopwatch
-from immiscible.training.pictures import write_grid
 from immiscible.training.pools import Pools
-from immiscible.training.randomness import derive, generator
 from immiscible.training.rendezvous import ranks_on_cpu
 from immiscible.training.sharding import (
     all_finite,
@@ -55,6 +54,7 @@ from immiscible.training.sharding import (
     split,
     split_state,
 )
+from immiscible.training.signals import Interrupted, StopRequest
 from immiscible.training.sources import Drawn, Sequential, Source
 
 

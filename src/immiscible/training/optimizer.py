@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from immiscible.config.groups import RunConfig
 from immiscible.errors import InputError
-from immiscible.training.average import trained_weights
-from immiscible.training.config import RunConfig
+from immiscible.training.ema import trained_weights
 
 
 def make_optimizer(config: RunConfig, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from immiscible.couplings.base import Coupling, Independent
-from immiscible.training.randomness import generator
+from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.seeds import generator
 
 GOLDEN = (5**0.5 - 1) / 2
 # The share of blocks that are timed on a GPU.

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.assignment import SEEDS
-from immiscible.couplings.base import finite_norms, full_float32
-from immiscible.couplings.joint import Pending, Share, agree, begin
+from immiscible.couplings.distributed.ranks import Ranks
+from immiscible.couplings.distributed.solve import Pending, Share, agree, begin
 from immiscible.couplings.parts import Parts
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.protocol import finite_norms, full_float32
 from immiscible.errors import InputError
 from immiscible.training.pairing import Pairing
 from immiscible.training.sources import Drawn

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from immiscible.couplings.ranks import Ranks
+from immiscible.couplings.distributed.ranks import Ranks
 
 
 def join_again(cpu: bool) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.augment import augment
-from immiscible.training.config import RunConfig
-from immiscible.training.randomness import generator
+from immiscible.seeds import generator
 
 Position = tuple[int, int, int]
 

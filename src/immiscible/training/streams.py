@@ -25,13 +25,13 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.decoding import Damages
-from immiscible.data.stream import Example, Head, Stream
+from immiscible.data.readers.stream import Example, Head, Stream
 from immiscible.errors import InputError
-from immiscible.training.config import RunConfig
-from immiscible.training.events import say
-from immiscible.training.randomness import generator
+from immiscible.io.console import say
+from immiscible.seeds import generator
 from immiscible.training.sources import Drawn, Points, PointSource, Position
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Place:
         epoch: The epoch.
         window: The number of the window in the epoch, on this rank.
         turn: Which of the rank's shards of the epoch it begins in.
-        within: Where in that shard, see :class:`~immiscible.data.stream.Reading`; None for its beginning.
+        within: Where in that shard, see :class:`~immiscible.data.readers.stream.Reading`; None for its beginning.
     """
 
     epoch: int = 0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from immiscible.config.recipes import StableDiffusionConfig, TinyPipeline
 from immiscible.data import Images, load
 from immiscible.tasks.stable_diffusion.tiny import make_tiny
-from immiscible.training.recipes import StableDiffusionConfig, TinyPipeline
 
 
 @pytest.fixture(scope="session")

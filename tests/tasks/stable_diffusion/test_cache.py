@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.tasks.published import make_task
+from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion import cache
-from immiscible.training.recipes import StableDiffusionConfig
 from immiscible.training.sources import Source
 
 Configure = Callable[..., StableDiffusionConfig]

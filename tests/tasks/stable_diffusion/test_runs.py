@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from immiscible.cli import main
+from immiscible.config.recipes import StableDiffusionConfig, TinyPipeline
 from immiscible.data import Images
 from immiscible.errors import InputError
+from immiscible.runs.export import export
+from immiscible.runs.runs import load_run, train
 from immiscible.samplers import PipelineSampler
-from immiscible.tasks.export import export
-from immiscible.tasks.runs import load_run, train
 from immiscible.tasks.stable_diffusion.inpaint import Painting, inpaint, read_mask
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.tiny import make_tiny
-from immiscible.training.recipes import StableDiffusionConfig, TinyPipeline
 
 Configure = Callable[..., StableDiffusionConfig]
 

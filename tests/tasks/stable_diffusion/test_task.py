@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.couplings import LinearAssignment
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.tasks.common import Facts
-from immiscible.tasks.published import make_task
+from immiscible.tasks.base import Facts
+from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
-from immiscible.training.average import trained_weights
+from immiscible.training.ema import trained_weights
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import StableDiffusionConfig
 
 Configure = Callable[..., StableDiffusionConfig]
 CPU = torch.device("cpu")

@@ -21,15 +21,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from immiscible.config.groups import RunConfig
 from immiscible.data import Images, cache
 from immiscible.errors import InputError
-from immiscible.records import check_record, read_json
+from immiscible.io.console import say, tracked
+from immiscible.io.files import write_bytes, write_json
+from immiscible.io.locks import sweep
+from immiscible.io.records import check_record, read_json
+from immiscible.seeds import generator
 from immiscible.tasks.stable_diffusion.latents import Encoder
-from immiscible.training.config import RunConfig
-from immiscible.training.events import say, tracked
-from immiscible.training.files import write_bytes, write_json
-from immiscible.training.locks import sweep
-from immiscible.training.randomness import generator
 from immiscible.training.sources import Position
 
 # Rows of a shard.

@@ -17,14 +17,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from immiscible.config.recipes import StableDiffusionRecipe
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
-from immiscible.records import Unfit, check_list, check_record, number, read_json
-from immiscible.seeds import seed_all
+from immiscible.io.records import Unfit, check_list, check_record, number, read_json
+from immiscible.seeds import derive, seed_all
 from immiscible.tasks.stable_diffusion.foreign import check_no_file, check_not_only_half
 from immiscible.tasks.stable_diffusion.quiet import quiet
-from immiscible.training.randomness import derive
-from immiscible.training.recipes import StableDiffusionRecipe
 
 # The file that tells each part of a pipeline.
 PARTS = {

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible.io import outputs
+from immiscible.io.console import tracked
+from immiscible.io.files import write_bytes, write_text
+from immiscible.io.png import encode_png, to_uint8
 from immiscible.samplers import PipelineSampler
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import draw_start
+from immiscible.seeds import SEED_BITS, ShortSeed
+from immiscible.tasks.base import draw_start
 from immiscible.tasks.stable_diffusion.pipelines import draw
 from immiscible.tasks.stable_diffusion.texts import tokenize
-from immiscible.training import outputs
-from immiscible.training.events import tracked
-from immiscible.training.files import write_bytes, write_text
-from immiscible.training.pictures import encode_png, to_uint8
-from immiscible.training.randomness import SEED_BITS, ShortSeed
 
 METADATA = "metadata.jsonl"
 # Images of a folder, or of a shard.

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from immiscible.errors import InputError
+from immiscible.io.console import tracked
 from immiscible.samplers import PipelineSampler
 from immiscible.samplers.base import check_finite
-from immiscible.seeds import seeded
+from immiscible.seeds import derive, seeded
 from immiscible.tasks.stable_diffusion.pipelines import WITHOUT_CHECKER, embeddings
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import tokenize
-from immiscible.training.events import tracked
-from immiscible.training.randomness import derive
 
 MASKS = ("center", "outer")
 

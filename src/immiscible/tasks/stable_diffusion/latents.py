@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
-from immiscible.training.config import RunConfig
-from immiscible.training.randomness import generator
+from immiscible.seeds import generator
 from immiscible.training.sources import Drawn, Position, augmented
 
 # Images encoded at once when there are many. Fixed, so that the same images give the same latents to the bit.

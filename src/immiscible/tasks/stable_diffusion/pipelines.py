@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible.io.files import write_folder
 from immiscible.samplers import PipelineSampler, Samples
 from immiscible.samplers.base import Start, check_finite
 from immiscible.tasks.stable_diffusion.components import load_components
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
-from immiscible.training.files import write_folder
 
 # What a pipeline is made with besides its parts: there is no safety checker.
 WITHOUT_CHECKER: dict[str, Any] = {

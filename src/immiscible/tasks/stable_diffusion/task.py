@@ -19,13 +19,14 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
+from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
-from immiscible.data.stream import Head
+from immiscible.data.readers.stream import Head
 from immiscible.errors import InputError
 from immiscible.processes import diffusion, weighted_mse
 from immiscible.samplers import AnySampler, PipelineSampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.common import Facts, draw_start, images_at_once, in_parts, preview
+from immiscible.tasks.base import Facts, draw_start, images_at_once, in_parts, preview
 from immiscible.tasks.ddim import shift_schedule
 from immiscible.tasks.stable_diffusion.cache import cached_moments
 from immiscible.tasks.stable_diffusion.components import (
@@ -40,7 +41,6 @@ from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, L
 from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, named_scheduler
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tell_cut, tokenize
 from immiscible.training.loop import Batch
-from immiscible.training.recipes import StableDiffusionConfig
 from immiscible.training.sources import PointSource
 from immiscible.training.streams import sourced
 
@@ -173,7 +173,7 @@ class StableDiffusionTask:
         return self.parts.vae.config.latent_channels, self.facts.shape[1] // small, self.facts.shape[2] // small
 
     def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
-        """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.common.PublishedTask`."""
+        """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.base.PublishedTask`."""
         steps = cast(PipelineSampler, sampler)
         size = self.facts.shape[1:]
         pipeline = self.pipeline(steps, network).to(next(network.parameters()).device)
@@ -200,7 +200,7 @@ class StableDiffusionTask:
         return scaled
 
     def preview(self, network: nn.Module) -> Tensor:
-        """A few samples, see :func:`~immiscible.tasks.common.preview`."""
+        """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         return preview(self, network, self.config.seed, PREVIEW_SAMPLER, self.config.guidance)
 
 

@@ -9,11 +9,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
+from immiscible.config.values import told
 from immiscible.data import Images
 from immiscible.data.listing import NEAR_MISSES
 from immiscible.errors import InputError
-from immiscible.training.events import say
-from immiscible.values import told
+from immiscible.io.console import say
 
 # Captions that are tokenised at once.
 CHUNK = 4096

@@ -18,20 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from immiscible.config.recipes import TinyPipeline
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
-from immiscible.data.stream import Head
+from immiscible.data.readers.stream import Head
 from immiscible.errors import InputError
-from immiscible.seeds import seed_all
-from immiscible.tasks.published import load_pixels
+from immiscible.io.console import say, tracked
+from immiscible.io.locks import locked
+from immiscible.io.outputs import check_output, folder_of
+from immiscible.seeds import derive, generator, seed_all
+from immiscible.tasks.registry import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
 from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
-from immiscible.training.events import say, tracked
-from immiscible.training.locks import locked
-from immiscible.training.outputs import check_output, folder_of
-from immiscible.training.randomness import derive, generator
-from immiscible.training.recipes import TinyPipeline
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MERGES = 1000

@@ -1,0 +1,222 @@
+"""The recipes of the published systems, as plain data: what each adds to what all have. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from immiscible.config.groups import (
+    DataFields,
+    ImageRecipe,
+    Images,
+    LearningRate,
+    Pixels,
+    Recipe,
+    RunConfig,
+    Seed,
+    Share,
+    Source,
+    Steps,
+    StepsOrNone,
+    Weight,
+    require,
+)
+from immiscible.config.values import Needs, Range, Text
+from immiscible.errors import InputError
+
+# In a caption's place for the name of a class.
+Template = Annotated[str, Text(r"(?s).*\{\}.*", "text with {} in it")]
+OfLora = Needs("mode", "lora")
+Level = Annotated[float, Range(1e-6, 1e6)]
+Levels = Annotated[int, Range(1, 10**5, "each is a noise level of its own")]
+Channels = Annotated[int, Range(8, 2**12, "such a network is not tiny")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowRecipe(ImageRecipe):
+    """Flow matching: the network learns the velocity from noise to data along straight paths."""
+
+    task: ClassVar[str] = "flow"
+    # Numbers of network calls to score at.
+    nfes: ClassVar[str] = "2,5,10,50"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMRecipe(ImageRecipe):
+    """Diffusion: the network learns to tell noise from data, sampled with DDIM or DDPM."""
+
+    task: ClassVar[str] = "ddim"
+    # Numbers of network calls to score at.
+    nfes: ClassVar[str] = "5,10,20,50,100"
+
+    prediction: Literal["eps", "v", "x0"] = "eps"
+    """What the network predicts: the noise, the velocity, or the data."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How noise grows over the timesteps: betas from 1e-4 to 0.02, or the squared cosine."""
+    timesteps: Annotated[int, Range(2, 10**5, "each has a noise level of its own")] = 1000
+    """Timesteps of the diffusion."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that its last step is pure noise. Needs --prediction v or x0."""
+    min_snr: Weight = 0.0
+    """Gamma of min-SNR weighting, usually 5; 0 for none."""
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    """How the sampler spaces its steps. The published DDIM has leading, which never sees the last timestep."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise InputError(
+                "--zero-terminal-snr needs --prediction v or x0, got eps: where no signal is left, noise tells nothing."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyRecipe(ImageRecipe):
+    """Consistency training: the network maps each noise level straight to the data."""
+
+    task: ClassVar[str] = "consistency"
+    # Numbers of network calls to score at.
+    nfes: ClassVar[str] = "1,2"
+
+    sigma_min: Level = 0.002
+    """Smallest noise level."""
+    sigma_max: Level = 80.0
+    """Largest noise level, which samples start from."""
+    sigma_data: Level = 0.5
+    """Standard deviation of the data that the network's scalings assume."""
+    rho: Annotated[float, Range(0.1, 100.0)] = 7.0
+    """Exponent of the spacing of the noise levels."""
+    levels: Levels = 10
+    """Intervals between noise levels at the start; they double along the training."""
+    most_levels: Levels = 1280
+    """Intervals between noise levels at the end."""
+    curriculum: StepsOrNone = 0
+    """Steps over which the levels double; 0 for --steps."""
+    time_mean: Annotated[float, Range(-20.0, 20.0)] = -1.1
+    """Mean of the logarithm of the noise levels trained on."""
+    time_std: Annotated[float, Range(1e-3, 20.0)] = 2.0
+    """Standard deviation of the logarithm of the noise levels trained on."""
+    huber: Annotated[float, Range(1e-9, 1e3)] = 0.00054
+    """Constant of the pseudo-Huber loss, per square root of the values of an image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma_max <= self.sigma_min:
+            raise InputError(f"--sigma-max must be above --sigma-min = {self.sigma_min}, got {self.sigma_max}.")
+        if self.most_levels < self.levels:
+            raise InputError(f"--most-levels must be at least --levels = {self.levels}, got {self.most_levels}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusionRecipe(Recipe):
+    """Stable Diffusion: the U-Net of a text-to-image pipeline learns on the latents of captioned images."""
+
+    task: ClassVar[str] = "stable-diffusion"
+    # Numbers of sampling steps to score at.
+    nfes: ClassVar[str] = "5,20,50"
+
+    model: Annotated[Source, Text(r"(?s).+", "a folder or a name on the hub")]
+    """A pipeline of diffusers: its folder, or its name on the Hugging Face hub."""
+    mode: Literal["finetune", "scratch", "lora"] = "finetune"
+    """finetune goes on from the model's U-Net; scratch gives it new weights; lora adds low-rank weights to it."""
+    data: Source = "emoji"
+    """The data, with captions: emoji, hf:NAME, stream:PATTERN, a folder with metadata.jsonl or .txt files, or anything
+    with class names (fashion-mnist, cifar10, a folder of folders)."""
+    caption_template: Template = "{}"
+    """The caption of an image where there are only class names, with {} for the name."""
+    caption_dropout: Share = 0.1
+    """Share of captions replaced by the empty one in training, for guidance."""
+    prediction: Literal["auto", "eps", "v"] = "auto"
+    """What the network predicts: as the model's scheduler says, the noise, or the velocity."""
+    min_snr: Weight = 0.0
+    """Gamma of min-SNR weighting, usually 5; 0 for none."""
+    noise_offset: Weight = 0.0
+    """Standard deviation of noise that is the same at all places of a channel, added to the paired noise."""
+    input_perturbation: Weight = 0.0
+    """Standard deviation of noise added to the input alone, usually 0.1; the target stays the paired noise."""
+    cache_latents: bool = False
+    """Encode all images once, and keep the latents on disk; else each is encoded when it is drawn."""
+    within_classes: bool = False
+    """Let the assignment move noise only between images of the same class. Needs data with classes."""
+    guidance: Weight = 7.5
+    """Weight of classifier-free guidance in samples."""
+    lora_rank: Annotated[int, Range(1, 2**14, "no layer is that wide"), OfLora] = 16
+    """Rank of the weights that --mode lora adds."""
+    lora_alpha: Annotated[float, Range(0.0, 1e6), OfLora] = 0.0
+    """Scale of these weights times their rank; 0 for the rank."""
+    lora_targets: Annotated[str, Text(r".*[^,\s].*", "names of layers"), OfLora] = "to_q,to_k,to_v,to_out.0"
+    """Which layers they are added to, by the ends of their names."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass, which saves memory and takes longer."""
+    batch_size: Images = 64
+    """Images per optimiser step, over all processes and accumulation steps together."""
+    learning_rate: LearningRate = 1e-4
+    """Peak learning rate, constant after the warm-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_latents and self.shift:
+            raise InputError(
+                f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped anew each time."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyPipeline(DataFields):
+    """A pipeline of the classes of Stable Diffusion at a size that a CPU trains."""
+
+    out: Path
+    """A new directory for the pipeline."""
+    data: Source = "emoji"
+    """The data that the VAE learns and the tokenizer reads: see train stable-diffusion."""
+    caption_template: Template = "{}"
+    """The caption of an image where there are only class names, with {} for the name."""
+    image_size: Pixels = 32
+    """Side of the images in pixels, a multiple of 16. Latents are a quarter of it."""
+    steps: Steps = 1000
+    """Steps that the VAE is trained for."""
+    batch_size: Images = 32
+    """Images per step."""
+    vae_width: Channels = 16
+    """Channels of the VAE's first level, half of the others'; a multiple of 8."""
+    width: Channels = 32
+    """Channels of the U-Net's first level, half of the second's; a multiple of 8."""
+    seed: Seed = 0
+    """Seed of all weights and of the training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vae_width", "width"):
+            value = getattr(self, name)
+            require(value % 8 == 0, name, "a positive multiple of 8", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig(FlowRecipe, RunConfig):
+    """A run of flow matching."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMConfig(DDIMRecipe, RunConfig):
+    """A run of diffusion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsistencyConfig(ConsistencyRecipe, RunConfig):
+    """A run of consistency training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusionConfig(StableDiffusionRecipe, RunConfig):
+    """A run of Stable Diffusion."""
+
+
+ImageConfig = FlowConfig | DDIMConfig | ConsistencyConfig
+TaskConfig = ImageConfig | StableDiffusionConfig
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.task: recipe for recipe in (FlowRecipe, DDIMRecipe, ConsistencyRecipe, StableDiffusionRecipe)
+}
+CONFIGS: dict[str, type[TaskConfig]] = {
+    config.task: config for config in (FlowConfig, DDIMConfig, ConsistencyConfig, StableDiffusionConfig)
+}

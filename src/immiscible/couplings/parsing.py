@@ -1,0 +1,97 @@
+"""The spellings of couplings that the command line and the configurations use, parsed in this one place.
+
+``str(coupling)`` gives the spelling back, so that ``coupling(str(c)) == c``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from immiscible.couplings.assignment import LinearAssignment
+from immiscible.couplings.knn import KNN
+from immiscible.couplings.mixed import Mixed
+from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.couplings.solvers.select import NAMES as SOLVERS
+from immiscible.errors import InputError, shown
+
+ALLOWED = (
+    "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
+    " assignment:global, each with an optional @PROBABILITY"
+)
+# The places of a spelling for the arguments of a coupling.
+PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "score": "the score"}
+
+
+def coupling(spelling: str | Coupling) -> Coupling:
+    """Reads the spelling of a coupling. What is a coupling already is returned as it is.
+
+    Arguments:
+        spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``,
+            ``assignment:slabs:global``, or one of these followed by ``@0.5`` to couple in that share of the batches.
+
+    Raises:
+        InputError: If the spelling is unknown, or one of its numbers is out of range.
+
+    Example:
+        >>> coupling("assignment:512@0.5").coupling.block
+        512
+    """
+    if not isinstance(spelling, str):
+        if callable(spelling):
+            return spelling
+        raise InputError(f"a coupling must be a spelling or a callable, got {type(spelling).__name__}: {ALLOWED}.")
+    inner, at, probability = spelling.strip().partition("@")
+    try:
+        parsed = _plain(inner, spelling)
+        return Mixed(parsed, _number(probability, spelling)) if at else parsed
+    except InputError as error:
+        raise _named(error, spelling) from None
+
+
+def _plain(inner: str, spelling: str) -> Coupling:
+    match inner.split(":"):
+        case ["independent"]:
+            return Independent()
+        case ["knn", k]:
+            return KNN(_number(k, spelling))
+        case ["knn", k, "dot" | "l2" as score]:
+            return KNN(_number(k, spelling), score)
+        case ["assignment", *settings]:
+            return _assignment(settings, spelling)
+        case _:
+            raise _unknown(spelling)
+
+
+def _assignment(settings: list[str], spelling: str) -> LinearAssignment:
+    """An assignment from its settings, each at most once: a solver, a block size, ``global``."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        if setting in SOLVERS:
+            name, value = "solver", setting
+        elif setting == "global":
+            name, value = "pool", setting
+        else:
+            name, value = "block", int(_number(setting, spelling, whole=True))
+        if name in values:
+            raise _unknown(spelling)
+        values[name] = value
+    return LinearAssignment(**values)
+
+
+def _number(text: str, spelling: str, whole: bool = False) -> float:
+    try:
+        value = int(text) if text.isdecimal() or whole else float(text)
+    except ValueError:
+        raise _unknown(spelling) from None
+    return value
+
+
+def _unknown(spelling: str) -> InputError:
+    return InputError(f"unknown coupling {shown(repr(spelling), 100)}: allowed are {ALLOWED}.")
+
+
+def _named(error: InputError, spelling: str) -> InputError:
+    """What a coupling says of its arguments, in the words that the spellings have for them."""
+    said = re.sub(r"`(\w+)`", lambda name: PLACES.get(name[1], name[0]), str(error))
+    return error if said.startswith("unknown") else InputError(f"coupling {shown(repr(spelling), 100)}: {said}")

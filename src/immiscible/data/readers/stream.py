@@ -1,0 +1,358 @@
+"""Images that are read as they are needed: ``stream:PATTERN`` of tar archives, or ``stream:hf:NAME`` of a dataset.
+
+*Archives* are the shards of webdataset, see :mod:`immiscible.data.archives`: files of one name before their first dot
+make an example, of which ``png``, ``jpg`` and the like is the image, ``cls`` the label, ``txt`` the caption;
+``--caption-column json.title`` takes a field of a ``json``. *Datasets* are those of
+:mod:`immiscible.data.readers.huggingface`, read by the library datasets.
+
+*The head.* What has to be known before the first image is drawn (shape, mean, captions to sample for, what scores
+compare with) is taken from a sample: the first images of some shards, evenly spaced. A figure computed from it holds
+for the stream as far as the sample is like it.
+
+*Classes* cannot be told from a sample, as one may have no image in it. They are those that a dataset declares, or else
+the integers below ``--class-count``. Without either a stream has no classes.
+
+*Colour and size* are those of the head. Later images must have its size, unless an image size is given; grey ones are
+put in colour where the head is in colour, and coloured ones are refused where it is grey.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import math
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from immiscible.data.archives import check_end, look_at
+from immiscible.data.captions import check_captions
+from immiscible.data.decoding import UNREADABLE, Corrupt, Damages, Encoded, common_shape, decode_like, fill
+from immiscible.data.examples import Columns, Example, Table, root_of, value_in
+from immiscible.data.hub import unreachable
+from immiscible.data.images import Images, evenly_spaced
+from immiscible.data.patterns import matching
+from immiscible.data.readers.huggingface import (
+    PREFIX,
+    by_name,
+    caption_column_of,
+    from_disk,
+    image_column_of,
+    is_saved,
+    label_column_of,
+)
+from immiscible.errors import InputError, one_line
+
+STREAM = "stream:"
+# Enough images to estimate a mean and a FID by, and few enough to be read in a moment and kept by every process.
+HEAD = 1024
+# They come from the beginnings of at most so many shards, as long as these have enough, since each may take a download.
+HEAD_SHARDS = 16
+# Large images are fewer.
+HEAD_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Images in shards, each of which can be read from its beginning, or from where one stopped.
+
+    Arguments:
+        spec: What the user calls it.
+        table: The shards.
+        columns: Which these are.
+        shards: What messages call each shard.
+        identity: What tells it from other streams, as far as that is known without reading it.
+        class_names: One name per class, empty without labels.
+        image_size: Crops and resizes every image to a square with this side.
+        skip_corrupt: Whether to leave out images that cannot be read.
+    """
+
+    spec: str
+    table: Table
+    columns: Columns
+    shards: tuple[str, ...]
+    identity: str
+    class_names: tuple[str, ...] = ()
+    image_size: int | None = None
+    skip_corrupt: bool = False
+
+    def shard(self, index: int, state: dict[str, Any] | None = None) -> Reading:
+        """One shard, from its beginning or from a state of its reading."""
+        return Reading(self, index, state)
+
+    def decode(self, example: Example, shape: tuple[int, int, int]) -> Tensor:
+        """An image as bytes with a shape.
+
+        Raises:
+            Corrupt: If it cannot be read.
+            InputError: If it is unlike those before it.
+        """
+        return decode_like(shape, io.BytesIO(_content(example)), example.name, self.spec, self.image_size)
+
+    def gather(self, pixels: list[Tensor], examples: list[Example]) -> Images:
+        """Decoded images with what else is known of each."""
+        labels = torch.tensor([self._label(one) for one in examples]) if self.class_names else None
+        captions: list[str] = []
+        if self.columns.caption:
+            captions = check_captions(self.spec, [one.name for one in examples], [one.caption for one in examples])
+        return Images(self.spec, torch.stack(pixels), labels, self.class_names, tuple(captions))
+
+    def _label(self, example: Example) -> int:
+        if not isinstance(example.label, int) or not 0 <= example.label < len(self.class_names):
+            raise InputError(
+                f"`{self.spec}`: labels must be integers from 0 to {len(self.class_names) - 1}, got {example.label!r} "
+                f"in {example.name}: choose another --class-count, --label-column or --split."
+            )
+        return example.label
+
+
+class Reading:
+    """An iterator over the examples of one shard.
+
+    Arguments:
+        stream: The stream.
+        index: Which shard.
+        state: Where to go on, as :meth:`state` gave it; the beginning by default.
+
+    Attributes:
+        number: How many examples of the shard have been read.
+    """
+
+    def __init__(self, stream: Stream, index: int, state: dict[str, Any] | None = None) -> None:
+        self.stream, self.name = stream, stream.shards[index]
+        self.number: int = state["number"] if state else 0
+        library = state["library"] if state else None
+        self._rows = stream.table.rows(index, stream.columns, library, self.number)
+
+    def state(self) -> dict[str, Any]:
+        """Where the example after the last one is, as JSON values."""
+        return {"number": self.number, "library": self._rows.state()}
+
+    def __iter__(self) -> Iterator[Example]:
+        with _readable(self.name):
+            for example in self._rows:
+                self.number += 1
+                yield example
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as a :class:`~immiscible.data.examples.Table`.
+
+    Arguments:
+        table: ``datasets.IterableDataset`` with the columns needed, its images left encoded.
+        shards: What messages call each shard.
+    """
+
+    table: Any
+    shards: tuple[str, ...]
+
+    def rows(self, shard: int, columns: Columns, state: dict[str, Any] | None, number: int) -> DatasetRows:
+        """The examples of a shard, see :class:`~immiscible.data.examples.Table`."""
+        part = self.table.shard(num_shards=len(self.shards), index=shard)
+        if state is not None:
+            part.load_state_dict(state)
+        return DatasetRows(part, columns, self.shards[shard], number)
+
+
+class DatasetRows:
+    """The examples of a shard of a dataset, see :class:`~immiscible.data.examples.Rows`."""
+
+    def __init__(self, part: Any, columns: Columns, shard: str, number: int) -> None:
+        self._part, self._columns, self._shard, self._number = part, columns, shard, number
+
+    def state(self) -> dict[str, Any]:
+        """That of the library."""
+        return self._part.state_dict()
+
+    def __iter__(self) -> Iterator[Example]:
+        columns = self._columns
+        for number, row in enumerate(self._part, self._number):
+            image = row[columns.image]
+            name = row.get("__key__") or (image or {}).get("path") or f"image {number}"
+            label, caption = value_in(row, columns.label), value_in(row, columns.caption)
+            yield Example(f"{self._shard}: {name}", image, label, caption)
+
+
+@dataclass(frozen=True, eq=False)
+class Head(Images):
+    """Some images of a stream, which stand for all of it where facts about the data are needed.
+
+    Arguments:
+        stream: The stream.
+    """
+
+    stream: Stream = field(kw_only=True)
+
+    def fingerprint(self) -> str:
+        """That of the images and of all that is known of the stream besides."""
+        return hashlib.sha256(f"{super().fingerprint()} {self.stream.identity}".encode()).hexdigest()
+
+
+def read(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    split: str = "train",
+    image_column: str = "",
+    label_column: str = "",
+    caption_column: str = "",
+    skip_corrupt: bool = False,
+    class_count: int = 0,
+) -> Head:
+    """Opens a stream and reads its head, see this module's description and :func:`immiscible.data.load`.
+
+    Raises:
+        InputError: If the library is missing, there is no such stream, or its columns do not tell what is what.
+    """
+    where, asked = spec.removeprefix(STREAM), Columns(image_column, label_column, caption_column)
+    if where.startswith(PREFIX):
+        opened = _of_dataset(spec, where, split, asked, class_count)
+    else:
+        opened = _of_archives(spec, where, split, asked, class_count)
+    return _head(dataclasses.replace(opened, image_size=image_size, skip_corrupt=skip_corrupt))
+
+
+def _of_archives(spec: str, pattern: str, split: str, asked: Columns, class_count: int) -> Stream:
+    """The archives that a pattern matches."""
+    if split != "train":
+        raise InputError(f"--split is for data that comes in parts, got {split} with {STREAM}{pattern}.")
+    files = tuple(matching(pattern))
+    if not files:
+        hint = f": try {STREAM}{os.path.join(pattern, '*.tar')}" if os.path.isdir(pattern) else ""
+        raise InputError(f"`{STREAM}PATTERN` must match tar archives, got none for `{pattern}`{hint}.")
+    for file in files:
+        check_end(file)
+    table, columns = look_at(files, spec, asked)
+    if class_count and not columns.label:
+        raise _no_labels(spec)
+    if not class_count:
+        columns = dataclasses.replace(columns, label="")
+    identity = "\n".join(f"{Path(file).name} {os.path.getsize(file)}" for file in files)
+    shards = tuple(Path(file).name for file in files)
+    return Stream(spec, table, columns, shards, identity, tuple(map(str, range(class_count))))
+
+
+def _of_dataset(spec: str, where: str, split: str, asked: Columns, class_count: int) -> Stream:
+    """A dataset."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f"the data `{spec}` needs the library datasets: `pip install datasets`.") from error
+    table, shards, identity = _dataset(where, split)
+    if table.features is None:
+        raise InputError(f"`{spec}` must tell its columns and their kinds, got none: convert it to parquet.")
+    label = label_column_of(table, spec, root_of(asked.label, table.features))
+    names = _class_names(table.features[label], spec, label, class_count) if label else ()
+    if class_count and not names:
+        raise _no_labels(spec)
+    caption = caption_column_of(table, root_of(asked.caption, table.features))
+    columns = Columns(
+        image_column_of(table, spec, asked.image), (asked.label or label) if names else "", asked.caption or caption
+    )
+    needed = {columns.image, label if names else "", caption, "__key__"}
+    table = table.select_columns([name for name in table.features if name in needed])
+    table = table.cast_column(columns.image, datasets.Image(decode=False))
+    return Stream(spec, Dataset(table, shards), columns, shards, identity, names)
+
+
+def _no_labels(spec: str) -> InputError:
+    return InputError(f"--class-count needs labels in a column called label or cls, got {spec} without.")
+
+
+def _dataset(spec: str, split: str) -> tuple[Any, tuple[str, ...], str]:
+    """A dataset as a stream, with the names of its shards and what tells it from others."""
+    name = os.path.expanduser(spec.removeprefix(PREFIX))
+    if not name.partition("@")[0]:
+        raise InputError(f"`{STREAM}{PREFIX}` must be followed by the name or folder of a dataset, got nothing.")
+    if is_saved(name):
+        table = from_disk(name, split)
+        table = table.to_iterable_dataset(num_shards=max(1, min(len(table), len(table.cache_files))))
+    else:
+        table = by_name(name, split, streaming=True)
+    shards = tuple(f"shard {index} of {name}" for index in range(table.num_shards))
+    return table, shards, f"{Path(name).name} {split} {len(shards)}"
+
+
+def _class_names(feature: Any, spec: str, column: str, class_count: int) -> tuple[str, ...]:
+    """The names of the classes, none where nobody knows how many there are."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        if class_count:
+            raise InputError(f"--class-count must be left out for {spec}, whose column {column} declares its classes.")
+        return tuple(feature.names)
+    return tuple(str(number) for number in range(class_count))
+
+
+def _head(stream: Stream) -> Head:
+    """Reads some images: from the beginnings of shards evenly spaced, and from all others if these are short."""
+    examples = _first_examples(stream)
+    if not examples:
+        raise InputError(f"`{stream.spec}` must hold images, got {len(stream.shards)} shards without any.")
+    names = [example.name for example in examples]
+    encoded = Encoded(stream.spec, names, lambda index: io.BytesIO(_content(examples[index])))
+    damages = Damages(stream.skip_corrupt)
+    shape, wanted = common_shape(encoded, stream.image_size, damages)
+    room = evenly_spaced(len(wanted), max(1, HEAD_BYTES // math.prod(shape)))
+    wanted = [wanted[index] for index in room.tolist()]
+    pixels = torch.empty(len(wanted), *shape, dtype=torch.uint8)
+    rows = list(fill(encoded, wanted, pixels, stream.image_size, damages))
+    damages.settle(stream.spec, len(examples))
+    found = stream.gather(list(pixels[: len(rows)]), [examples[row] for row in rows])
+    name = f"the stream {Path(stream.spec.removeprefix(STREAM).removeprefix(PREFIX)).name}, known by a sample"
+    skipped = {**({UNREADABLE: damages.count} if damages.count else {}), **damages.notes}
+    return Head(name, found.pixels, found.labels, found.class_names, found.captions, skipped=skipped, stream=stream)
+
+
+def _first_examples(stream: Stream) -> list[Example]:
+    total = len(stream.shards)
+    chosen = evenly_spaced(total, HEAD_SHARDS).tolist()
+    others = sorted(set(range(total)) - set(chosen))
+    share = -(-HEAD // len(chosen))
+    examples: list[Example] = []
+    for index in [*chosen, *others]:
+        if len(examples) >= HEAD:
+            break
+        examples += islice(stream.shard(index), min(share, HEAD - len(examples)))
+    return examples
+
+
+def _content(example: Example) -> bytes:
+    """The image as a file has it; what a dataset only points to is fetched."""
+    import fsspec
+
+    image = example.image or {}
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    if example.damage or image.get("path") is None:
+        raise Corrupt(example.damage or "no image")
+    with _readable(image["path"]), fsspec.open(image["path"], "rb") as file:
+        return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Tells what goes wrong while a shard is read."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _damage() as error:
+        raise InputError(
+            f"`{name}` must be whole, and reachable, got: {one_line(error)}: write or download it again."
+        ) from error
+
+
+def _damage() -> tuple[type[BaseException], ...]:
+    return (*unreachable(), tarfile.TarError, EOFError, zlib.error, KeyError, TypeError)

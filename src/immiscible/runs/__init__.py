@@ -1,0 +1,1 @@
+"""A run: trained in its directory, opened again, described and exported."""

@@ -1,0 +1,183 @@
+"""What a run says before its first step: what is trained on what, and what its pairing does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible.config.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
+from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings.parts import parts_of
+from immiscible.couplings.solvers.select import Method, because, by_size, by_variance, name
+from immiscible.couplings.solvers.slabs import SAMPLE, held_share
+from immiscible.data import Images
+from immiscible.data.readers.stream import Head
+from immiscible.errors import shown
+from immiscible.tasks.base import PublishedTask
+from immiscible.tasks.registry import TITLES
+from immiscible.tasks.stable_diffusion.texts import caption_of_class
+from immiscible.training.ema import trained_weights
+
+Ranked = Callable[[int], Tensor]
+
+# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
+FEW_OF_A_CLASS = 8
+# How many classes are named, and how long names and captions may be.
+FIRST_CLASSES = 5
+LONGEST_NAME, LONGEST_CAPTION = 40, 120
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What a run pairs together.
+
+    Attributes:
+        micro_batch: The images of a micro-batch on one process.
+        micro_batches: The micro-batches of each process that are paired together.
+        processes: The processes that share a pool.
+        assigned: Whether an assignment pairs; anything else pairs each process' micro-batches one by one.
+    """
+
+    micro_batch: int
+    micro_batches: int = 1
+    processes: int = 1
+    assigned: bool = False
+
+    @staticmethod
+    def of(config: TaskConfig, processes: int) -> Pooling:
+        """The pooling of a configuration on so many processes."""
+        micro_batch = config.batch_size // config.accumulation // processes
+        if parts_of(parse_coupling(config.coupling)) is None:
+            return Pooling(micro_batch)
+        return Pooling(micro_batch, config.micro_batches_per_pool, processes, assigned=True)
+
+    @property
+    def together(self) -> int:
+        """The images that are paired together."""
+        return self.micro_batch * self.micro_batches * self.processes
+
+
+def announcement(
+    config: TaskConfig, task: PublishedTask, data: Images, pooling: Pooling, ranked: Ranked, device: torch.device
+) -> list[str]:
+    """The lines, the first of which says it all in short.
+
+    Arguments:
+        config: The configuration of the run.
+        task: Its task.
+        data: Its data.
+        pooling: What it pairs together.
+        ranked: Gives that many of the data, or all, as they are ranked.
+        device: Where it trains.
+    """
+    shape = "x".join(map(str, data.shape))
+    first = (
+        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
+        f"{trained_parameters(task):,} trained parameters, coupling {config.coupling}, {pooling.together} paired at "
+        "once"
+    )
+    if not pooling.assigned:
+        return [first, *_without_pool(config)]
+    return [first, *_on_pools(config, task, pooling, ranked, device), *_on_conditions(config, task, pooling)]
+
+
+def data_line(config: TaskConfig, data: Images) -> str:
+    """What was found, what was passed over and why, and the first classes and caption: a mistake in them shows here."""
+    skipped = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items() if count)
+    parts = [f"{len(data)} images{' of the head of a stream' if isinstance(data, Head) else ''}"]
+    parts.append(f"passed over: {skipped}" if skipped else "nothing passed over")
+    if data.class_names:
+        names = ", ".join(shown(name, LONGEST_NAME) for name in data.class_names[:FIRST_CLASSES])
+        more = f" and {data.classes - FIRST_CLASSES} more" if data.classes > FIRST_CLASSES else ""
+        parts.append(f"{data.classes} class{'es' if data.classes > 1 else ''}: {names}{more}")
+    caption = _caption(config, data)
+    parts += [f"first caption: {shown(caption, LONGEST_CAPTION)}"] if caption is not None else []
+    return f"data: {'; '.join(parts)}."
+
+
+def _caption(config: TaskConfig, data: Images) -> str | None:
+    """The first caption, as it is trained on where captions are."""
+    if data.captions or not isinstance(config, StableDiffusionConfig) or data.labels is None:
+        return data.captions[0] if data.captions else None
+    return caption_of_class(data.class_names[int(data.labels[0])], config.caption_template)
+
+
+def trained_parameters(task: PublishedTask) -> int:
+    """How many parameters of a task are trained."""
+    return sum(weight.numel() for weight in trained_weights(task.network).values())
+
+
+def _without_pool(config: TaskConfig) -> list[str]:
+    if not config.pool:
+        return []
+    return [f"--pool {config.pool} changes nothing: it is for assignments, and {config.coupling} is none."]
+
+
+def _on_pools(
+    config: TaskConfig, task: PublishedTask, pooling: Pooling, ranked: Ranked, device: torch.device
+) -> list[str]:
+    """Who shares a pool, and how it is solved."""
+    lines = []
+    if pooling.micro_batches * pooling.processes > 1:
+        where = "in the background" if config.background else "before its first step"
+        shared = f" on each of {pooling.processes} processes" if pooling.processes > 1 else ""
+        many = f"{pooling.micro_batches} micro-batches" if pooling.micro_batches > 1 else "one micro-batch"
+        lines.append(f"a pool is {many} of {pooling.micro_batch} images{shared}, paired as one {where}.")
+    parts = parts_of(parse_coupling(config.coupling))
+    if parts and parts.assignment.solver == "auto":
+        count = pooling.together // (max(task.classes, 1) if task.grouped else 1)
+        lines.append(_on_auto(parts.assignment.method, count, ranked, device))
+    return lines
+
+
+def _on_auto(method: Method, count: int, ranked: Ranked, device: torch.device) -> str:
+    """Which solver ``auto`` takes for pools like a sample of the data. Each pool is measured again."""
+    size = ranked(1).shape[1]
+    taken, why = by_size(method, count, size, device), ""
+    if taken is None:
+        held = held_share(ranked(2 * SAMPLE))
+        taken, why = by_variance(method, held), because(held)
+    return f"solver auto takes {name(taken)} for {count} images of {size} values{why}."
+
+
+def _on_conditions(config: TaskConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
+    if isinstance(config, StableDiffusionConfig):
+        return _on_captions(task)
+    return _on_classes(config, task, pooling)
+
+
+def _on_captions(task: PublishedTask) -> list[str]:
+    if task.grouped:
+        return ["the assignment works within classes, so that the noise of each class keeps its law."]
+    return [
+        "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
+        "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
+    ]
+
+
+def _on_classes(config: ImageConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
+    """What conditions do to an assignment."""
+    if not task.classes:
+        return []
+    if config.across_classes:
+        return [
+            "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) while "
+            "sampling a class starts from N(0, I): this conditional prior skew is known to worsen conditional models."
+        ]
+    members = pooling.together / task.classes
+    lines = ["the assignment works within classes, so that the noise of each class keeps its law."]
+    if members < FEW_OF_A_CLASS:
+        lines.append(
+            f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than {FEW_OF_A_CLASS} "
+            "the assignment has little to choose from: pair more at once with --pool, or take knn:4, which needs none."
+        )
+    return lines
+
+
+def _network_name(config: TaskConfig) -> str:
+    if isinstance(config, StableDiffusionConfig):
+        return f"{config.model}, {config.mode},"
+    return config.network
