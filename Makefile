@@ -14,7 +14,7 @@ SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format types hooks docs bench dist release publish clean
+.PHONY: help demo test slow lint format types hooks docs bench dist release publish address clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -64,8 +64,12 @@ dist: $(VENV)/.dev ## Builds the sdist and the wheel into dist/, checks both, an
 release: $(VENV)/.dev ## Dates, checks, commits and tags VERSION=x.y.z; DRY_RUN=1 only shows how.
 	@$(BIN)/python tools/release.py $(if $(DRY_RUN),--dry-run) -- "$(VERSION)"
 
-publish: dist ## Uploads what `make dist` built and checked to the package index; for maintainers.
+publish: address dist ## Uploads what `make dist` built and checked to the package index; for maintainers.
 	$(BIN)/python -m twine upload dist/*
+
+address:
+	@grep -q '^Repository = ' pyproject.toml || { \
+		echo "make: first give Repository in [project.urls] of pyproject.toml: README's pictures need it" >&2; exit 1; }
 
 clean: ## Removes what the other targets made, apart from runs and reports.
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis

@@ -81,6 +81,9 @@ def check_wheel(path: Path) -> str:
     require(metadata["Name"] == NAME.replace("_", "-"), f"the distribution's name, got {metadata['Name']}")
     require(metadata["License-Expression"] == "MIT", f"the licence MIT, got {metadata['License-Expression']}")
     require(metadata["Description-Content-Type"] == "text/markdown", "README as the description")
+    require(
+        "](docs/" not in metadata.get_payload() or not metadata.get_all("Project-URL"), "no relative links in README"
+    )
     require(f"{PACKAGE} = {PACKAGE}.cli:program" in scripts, f"the command {PACKAGE}, got {scripts}")
     needs = {need.split(">=")[0] for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need}
     require(needs == {"torch", "numpy", "lapx"}, f"torch, numpy and lapx as all that the core needs, got {needs}")
@@ -120,8 +123,8 @@ def try_core(python: str, version: str) -> None:
     run(python, "-m", "pip", "check")
     run(python, "-W", "error", "-c", CORE, cwd=Path(python).parent)
     program = str(Path(python).with_name(PACKAGE))
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    require(told.stdout == f"{PACKAGE} {version}\n" and not told.stderr, f"{PACKAGE} {version}, got {told}")
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    require(said.stdout == f"{PACKAGE} {version}\n" and not said.stderr, f"{PACKAGE} {version}, got {said}")
     doctor = subprocess.run([program, "doctor"], capture_output=True, text=True, check=False)
     sound = doctor.returncode == 0 and "missing: accelerate" in doctor.stdout and not doctor.stderr
     require(sound, f"a doctor that names the missing packages, got {doctor}")

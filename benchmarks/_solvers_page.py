@@ -1,4 +1,4 @@
-"""The page, the plot and README's table of the solvers, from the CSV of ``solvers.py``."""
+"""The page and the plot of the solvers, and the short table in docs/scaling.md, from the CSV of ``solvers.py``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from immiscible.io.files import write_bytes, write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "solvers.md"
 PLOT = PAGE.with_suffix(".png")
+# The page with the short table, between the marks.
+SCALING = PAGE.parents[1] / "scaling.md"
 MARKS = "<!-- solvers: written by benchmarks/solvers.py --pages -->", "<!-- /solvers -->"
 HEADING = """# Solvers of large pools
 
@@ -38,16 +40,16 @@ TITLES = {
     "latents": "The same, on latents",
     "others": "Others, on the same images and noise",
 }
-# The columns of README's table: what is measured, its name there, and at which size.
+# The columns of the short table: what is measured, its name there, and at which size.
 COLUMNS = (("ladder", "images", "1024"), ("ladder", "images", "8192"), ("latents", "latents", "8192"))
 Row = Mapping[str, str]
 
 
-def write_pages(rows: Sequence[Row], readme: Path) -> None:
-    """Writes the page, its plot, and the table between the marks of README."""
+def write_pages(rows: Sequence[Row]) -> None:
+    """Writes the page, its plot, and the short table."""
     write_text(PAGE, page(rows))
     write_bytes(PLOT, plot(rows))
-    write_text(readme, with_table(readme.read_text(encoding="utf-8"), rows))
+    write_text(SCALING, with_table(SCALING.read_text(encoding="utf-8"), rows))
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -90,7 +92,7 @@ def _line(row: Row) -> list[str]:
 
 
 def with_table(text: str, rows: Sequence[Row]) -> str:
-    """README with its table made anew."""
+    """The text with the short table written again between its marks."""
     methods = dict.fromkeys(row["method"] for row in rows if row["question"] in ("ladder", "latents"))
     found = {(row["question"], row["method"], row["n"]): row for row in rows if row["ms"]}
     columns = [column for column in COLUMNS if any(question == column[0] for question, _, _ in found)]
@@ -103,7 +105,7 @@ def with_table(text: str, rows: Sequence[Row]) -> str:
         lines.append(cells)
     heads = ["solver", *(part for _, name, size in columns for part in (f"{name}, N = {size}", "kept"))]
     begin, end = map(re.escape, MARKS)
-    table = "\n".join((MARKS[0], _table(heads, lines).rstrip(), MARKS[1]))
+    table = "\n".join((MARKS[0], "", _table(heads, lines).rstrip(), "", MARKS[1]))
     return re.sub(f"{begin}.*{end}", lambda _: table, text, flags=re.DOTALL)
 
 

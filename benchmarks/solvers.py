@@ -2,7 +2,7 @@
 
     python benchmarks/solvers.py                      measures, prints, and writes benchmarks/solvers.csv
     python benchmarks/solvers.py --only latents       measures one of ladder, latents and others, and keeps other rows
-    python benchmarks/solvers.py --pages README.md    writes README's table and docs/results/solvers.md from that CSV
+    python benchmarks/solvers.py --pages              writes docs/results/solvers.md and the table of docs/scaling.md
 
 The data are Fashion-MNIST's grey images, copied to three channels, and fields like latents: 4x32x32, normal, with a
 power spectrum that falls as 1/f. Images are the easy case of slabs, fields like these the hard one.
@@ -48,7 +48,7 @@ LATENT = (1024, 4096, 8192)
 COMPARED = (128, 1024, 4096)
 # A call that takes longer is given up, and the CSV says so.
 LIMIT = 150.0
-# Calls are repeated for so many seconds, at most so often.
+# Calls are repeated for this many seconds, and at most this often.
 BUDGET, REPEATS = 4.0, 21
 ROUNDS = 9
 DIMS = 3072
@@ -329,7 +329,7 @@ def merged(rows: list[Row], only: str) -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=Path, help="write the table into this file and the page, and measure nothing")
+    parser.add_argument("--pages", action="store_true", help="write the pages from the CSV, and measure nothing")
     parser.add_argument("--only", choices=QUESTIONS, help="measure this, and keep the other rows of the CSV")
     parser.add_argument(
         "--one", nargs=3, metavar=("QUESTION", "METHOD", "N"), help="measure one method in this process"
@@ -341,7 +341,7 @@ def main() -> int:
         return 0
     if options.pages:
         with CSV.open(newline="") as file:
-            write_pages(list(csv.DictReader(file)), options.pages)
+            write_pages(list(csv.DictReader(file)))
         return 0
     rows = measure(options.only)
     write_figures(CSV, [asdict(one) for one in (merged(rows, options.only) if options.only else rows)])

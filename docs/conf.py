@@ -9,7 +9,7 @@ version = release = immiscible.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -19,3 +19,5 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"immiscible {release}"
+html_static_path = ["_static"]
+html_css_files = ["front.css"]

@@ -1,4 +1,4 @@
-"""The pages and README show what the committed figures give, and every method is called as it is meant to be."""
+"""The pages show what the committed figures give, and every method is called as it is meant to be."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_page_and_readme_show_the_figures_of_the_solvers(load: Any) -> None:
+def test_pages_show_the_figures_of_the_solvers(load: Any) -> None:
     page = load("_solvers_page")
     assert (ROOT / "docs/results/solvers.md").read_text() == page.page(rows("solvers"))
-    readme = (ROOT / "README.md").read_text()
-    assert "| `slabs` |" in readme
-    assert page.with_table(readme, rows("solvers")) == readme
+    scaling = (ROOT / "docs/scaling.md").read_text()
+    assert "| `slabs` |" in scaling
+    assert page.with_table(scaling, rows("solvers")) == scaling
     changed = [{**row, "ms": "1"} if row["ms"] else row for row in rows("solvers")]
-    assert page.with_table(readme, changed) != readme
+    assert page.with_table(scaling, changed) != scaling
 
 
 def test_page_shows_the_figures_of_pools(load: Any) -> None:
