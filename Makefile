@@ -38,14 +38,14 @@ lint: $(VENV)/.dev ## Checks style, formatting, and the files that hosted machin
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(SCHEMA) vendor.citation-file-format CITATION.cff
 
-format: $(VENV)/.dev ## Repairs what `make lint` complains of, as far as it can be repaired by machine.
+format: $(VENV)/.dev ## Fixes what `make lint` reports, where a machine can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 types: $(VENV)/.dev ## Checks the types of the package.
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
-hooks: $(VENV)/.dev ## Lets git check each commit with `make lint`, and the types before each push.
+hooks: $(VENV)/.dev ## Makes git run `make lint` before each commit, and `make types` before each push.
 	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 docs: $(VENV)/.dev ## Builds the documentation into docs/_build/html; every warning is an error.
@@ -71,7 +71,7 @@ address:
 	@grep -q '^Repository = ' pyproject.toml || { \
 		echo "make: first give Repository in [project.urls] of pyproject.toml: README's pictures need it" >&2; exit 1; }
 
-clean: ## Removes what the other targets made, apart from runs and reports.
+clean: ## Removes what the other targets made, except runs and reports.
 	rm -rf $(VENV) build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

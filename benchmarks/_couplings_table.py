@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 HEADING = """# What coupling costs
 
 Measured by `python benchmarks/couplings.py` on {machine}; every figure is in `benchmarks/couplings.csv`. Ours and the
-reference were called in turn in one run, after warming up, with the noise drawn inside of both. Times are medians in
-milliseconds, with the least in brackets; the ratio is ours over the reference, the median over neighbouring calls.
+reference were called in turn in one run, after warming up, with the noise drawn inside both. Times are medians in
+milliseconds, with the lowest in brackets; the ratio is ours over the reference, the median over neighbouring calls.
 Where a target is missed, the table says no.
 
 """
@@ -43,5 +43,5 @@ def _time(median: str, least: str) -> str:
 
 
 def _ratio(ratio: str, target: str) -> str:
-    """A ratio that is asked to be a small fraction is easier to read the other way round."""
+    """A ratio whose target is a small fraction is easier to read the other way round."""
     return f"{ratio} ({1 / float(ratio):.0f} times faster)" if ratio and "/" in target else ratio

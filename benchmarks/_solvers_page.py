@@ -17,23 +17,23 @@ HEADING = """# Solvers of large pools
 
 Measured by `python benchmarks/solvers.py` on {machine}; every figure is in `benchmarks/solvers.csv`. The
 noise is given, all methods have the same data and noise, and each row was measured in a process of its own. Time is the
-median of whole calls, cost matrix included. Memory is the most that the process had above what it had before.
+median of whole calls, cost matrix included. Memory is the peak of the process above what it used before.
 *Reduction* is by how much the mean distance between data and noise falls, *kept* its share of the exact assignment's.
-The ratio of times and the growth below come from one process, the sizes in turn.
+The ratio of times and the growth below come from one process, with the sizes taken in turn.
 
 *Images* are those of Fashion-MNIST at 3x32x32 (D = 3072): grey ones, resized and copied to three channels, so they have
 no colours that slabs could miss. *Latents* are normal fields of 4x32x32 (D = 4096) with a power spectrum that falls as
-1/f. The components that slabs compare along hold most of the variance of the former and little of the latter's; `auto`
-measures that and takes slabs for images and blocks for latents ([scaling](../scaling.md#which-solver)).
+1/f. The components that slabs compare along hold most of the variance of the images and little of the latents'; `auto`
+measures that, and takes slabs for images and blocks for latents ([scaling](../scaling.md#which-solver)).
 
 ![Time and share of the reduction kept, by the size of the pool, on images](solvers.png)
 
 """
 NOTES = """
 `torch-linear-assignment` solves with SciPy on a CPU; its own kernel is for CUDA. torchcfm draws its pairs from the plan
-*with replacement*, so its reduction is over those pairs and not over a permutation. Where POT keeps less than all, it
-ended at its default of 100,000 iterations, before the optimum. KNN and candidate search are no assignments: their noise
-is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
+*with replacement*, so its reduction is over those pairs and not over a permutation. Where POT keeps less than
+everything, it stopped at its default of 100,000 iterations, before the optimum. KNN and candidate search are no
+assignments: their noise is shorter ([theory](../theory.md#what-knn-does-to-the-noise)), which is most of the gain.
 """
 TITLES = {
     "ladder": "The ladder, on images",
@@ -55,7 +55,7 @@ def write_pages(rows: Sequence[Row]) -> None:
 def page(rows: Sequence[Row]) -> str:
     """The page in Markdown."""
     text = HEADING.format(machine="; ".join(dict.fromkeys(row["machine"] for row in rows)))
-    text += "## What was asked for\n\n" + _table(
+    text += "## Targets\n\n" + _table(
         ("what", "of", "N", "value", "target", "met"),
         [
             [row["question"], row["method"], row["n"], row["ratio"], _sign(row["target"]), row["met"]]
@@ -72,7 +72,7 @@ def page(rows: Sequence[Row]) -> str:
         chosen = [*ladder, *(row for row in rows if row["question"] == question)]
         # By size, as measured within one.
         lines = [_line(row) for row in sorted(chosen, key=lambda row: (int(row["n"]), row["question"] != "ladder"))]
-        text += f"\n## {title}\n\n" + _table(("N", "method", "ms", "of it solving", "MB", "reduction", "kept"), lines)
+        text += f"\n## {title}\n\n" + _table(("N", "method", "ms", "solving, ms", "MB", "reduction", "kept"), lines)
     return text + NOTES
 
 

@@ -44,7 +44,7 @@ def side_by_side(
         ours: One call of what is measured.
         reference: One call of what it is compared with.
         repeats: The number of pairs.
-        budget: Seconds after which no further pair is begun, once there are three.
+        budget: Seconds after which no further pair is started, once there are three.
     """
     settle_allocator()
     for _ in range(2 if _milliseconds(ours) + _milliseconds(reference) < 1000 else 0):

@@ -27,9 +27,9 @@ HERE = Path(__file__).resolve()
 CSV = HERE.with_suffix(".csv")
 # Ratios above this count as slower; the same code against itself stays within it.
 LIMIT = 1.1
-# Pairs of calls of a case, and seconds after which no further pair is begun, once there are five.
+# Pairs of calls of a case, and seconds after which no further pair is started, once there are five.
 PAIRS, BUDGET = 101, 20.0
-# A call that is over sooner is repeated for this long, so that waking up the process does not count, in seconds.
+# A shorter call is repeated for this many seconds, so that waking up the process does not count.
 LEAST = 0.02
 # Threads of a process that has answered would otherwise spin on for a while, on a core that the other one needs.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}

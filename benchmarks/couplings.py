@@ -4,7 +4,7 @@
     python benchmarks/couplings.py --table FILE.md      writes the table of that CSV in Markdown, measuring nothing
 
 The ratio is ours over the reference: the median over neighbouring calls where it is one of times. The noise is drawn
-inside of both. Ends with status 1 if a target is missed. Run it on an idle machine.
+inside both. Ends with status 1 if a target is missed. Run it on an idle machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What pools add to a step of `immiscible train flow` on the CPU, the solver on the cores that train.
 
 The loop of the package trains the presets of the recipes at batch 128, once for each way to pair.
-The ways take turns in one process, sixteen steps a turn, which are one pool of 2048; a pool that is begun in a turn is
-solved within it. The first two turns of each are left out. Ends with status 1 if a target is missed. Run it on an
+The ways take turns in one process, sixteen steps a turn, which are one pool of 2048; a pool that is started in a turn
+is solved within it. The first two turns of each are left out. Ends with status 1 if a target is missed. Run it on an
 otherwise idle machine.
 """
 
@@ -39,8 +39,8 @@ HEADING = """# What pools add to a step
 Measured by `python benchmarks/pools.py` on {machine}: the loop of
 `immiscible train flow` at batch 128, with the presets `fashion-mnist` (16x16, U-Net) and `digits` (8x8, MLP). The ways
 to pair took turns of sixteen steps in one process, and *added* is the median over the rounds of the time of a turn over
-that of independent noise. *Of it pairing* is what the training thread spends on it: drawing noise again, products, and
-waiting. The solver itself shares the two cores with the training, and is in *added* only.
+that of independent noise. *Pairing* is what the training thread spends on it: drawing noise again, products, and
+waiting. The solver itself shares the two cores with the training, and counts in *added* only.
 
 {table}
 """
@@ -109,7 +109,7 @@ def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit:
 
 def page(rows: list[dict[str, str]]) -> str:
     """The page of the documentation."""
-    heads = ("preset", "network", "pairing", "ms per step", "of it pairing", "added", "target", "met")
+    heads = ("preset", "network", "pairing", "ms per step", "pairing, ms", "added", "target", "met")
     keys = ("preset", "network", "pairing", "step_ms", "pairing_ms", "added_percent", "target_percent", "met")
     lines = [[row[key] + (" %" if "percent" in key and row[key] else "") for key in keys] for row in rows]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *lines))

@@ -70,7 +70,7 @@ def with_pot(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def with_torchcfm(x: Tensor, noise: Tensor) -> Tensor:
-    """It returns pairs in an order of its own, drawn with replacement; the distance is that of its pairs."""
+    """Returns pairs in its own order, drawn with replacement; the distance is that of its pairs."""
     from torchcfm.optimal_transport import OTPlanSampler
 
     others, points = OTPlanSampler(method="exact").sample_plan(noise, x)
@@ -85,7 +85,7 @@ def with_scipy(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def as_published(x: Tensor, noise: Tensor) -> Tensor:
-    """Distances in float16 by a broadcast (arXiv 2406.12303), 64 rows at a time for memory's sake, then SciPy."""
+    """Distances in float16 by a broadcast (arXiv 2406.12303), 64 rows at a time to save memory, then SciPy."""
     from scipy.optimize import linear_sum_assignment
 
     points, others = x.flatten(1).half(), noise.flatten(1).half()
@@ -167,7 +167,7 @@ def measured(question: str, name: str, count: int) -> dict[str, float]:
     data, method = x.clone(), METHODS[name]
     small = inputs(16, question)
     method(*small)
-    # What was freed counts for nothing: the call has to ask the system for all of its memory.
+    # Freed memory does not count: the call has to ask the system for all of its memory.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")
@@ -249,7 +249,7 @@ def judged(question: str, method: str, count: int, value: float, sign: str, limi
 
 
 def targets(rows: list[Row]) -> Iterator[Row]:
-    """What was asked for, of the questions that there are rows of."""
+    """The targets of the questions that there are rows for."""
     found = {(one.question, one.method, one.n): one for one in rows if one.ms}
     for question, data, sign in (("ladder", "images", ">="), ("latents", "latents", "<=")):
         if (question, "auto", 8192) in found:
@@ -263,7 +263,7 @@ def targets(rows: list[Row]) -> Iterator[Row]:
 
 
 def image_targets(slabs: Row) -> Iterator[Row]:
-    """Of a pool of 8192 images and of blocks."""
+    """The targets of a pool of 8192 images, and of blocks."""
     yield judged("share of the exact reduction kept", "slabs", 8192, float(slabs.kept), ">=", 0.9)
     with threads(THREADS):
         large, small = inputs(8192), inputs(1024)

@@ -63,7 +63,7 @@ def memory() -> float:
 
 
 def sample(source: StreamSource, total: int) -> list[dict[str, float]]:
-    """Draws so many images, and samples the memory."""
+    """Draws this many images, and samples the memory."""
     rows, start = [], time.perf_counter()
     for batch in range(total // BATCH):
         source.draw(torch.zeros(BATCH, dtype=torch.int64), (batch, 0, 0))

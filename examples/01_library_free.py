@@ -1,9 +1,9 @@
 """Immiscible flow matching in bare torch, without the library: the assignment written by hand.
 
 A small network learns scikit-learn's handwritten digits twice: with noise drawn independently of the images, and with
-the noises of each batch permuted so that each lies near its image (arXiv 2406.12303). Printed is the energy distance
-between samples and images at several numbers of Euler steps, lower is better. One short run with one seed: an
-illustration, no benchmark. About ten seconds on a CPU.
+the noises of each batch permuted so that each lies near its image (arXiv 2406.12303). It prints the energy distance
+between samples and images at several numbers of Euler steps; lower is better. One short run with one seed: an
+illustration, not a benchmark. About ten seconds on a CPU.
 """
 
 import torch
@@ -15,7 +15,7 @@ IMAGES = torch.tensor(load_digits().data, dtype=torch.float32) / 8 - 1  # (1797,
 
 
 def assigned(x, noise):
-    cost = -x @ noise.T  # half of |x - noise|², but for norms that every permutation shares
+    cost = -x @ noise.T  # half of |x - noise|², up to norms that every permutation shares
     return noise[linear_sum_assignment(cost.numpy())[1]]
 
 

@@ -1,8 +1,8 @@
 """The loop of 01_library_free.py with the library's one line in place of the assignment written by hand.
 
-A small network learns scikit-learn's handwritten digits without and with the line. Printed is the energy distance
-between samples and images at several numbers of Euler steps, lower is better. One short run with one seed: an
-illustration, no benchmark. About ten seconds on a CPU.
+A small network learns scikit-learn's handwritten digits without and with the line. It prints the energy distance
+between samples and images at several numbers of Euler steps; lower is better. One short run with one seed: an
+illustration, not a benchmark. About ten seconds on a CPU.
 
 Other couplings go into the same place: `immiscible.KNN(k=4)`, or `immiscible.coupling("assignment@0.5")`.
 """

@@ -1,7 +1,7 @@
 """Where the line goes with azula, whose `denoiser.loss(x, t)` draws the noise itself: around the call.
 
 A small network learns scikit-learn's digits. `coupled` pairs the one noise that is drawn in the shape of `x` inside the
-block, and says an error if there is none or more than one.
+block, and raises an error if there is none or more than one.
 """
 
 import torch

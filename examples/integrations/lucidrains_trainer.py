@@ -1,6 +1,6 @@
 """Where the line goes with lucidrains' denoising-diffusion-pytorch, whose `Trainer` hides the whole loop.
 
-The noise is drawn in `GaussianDiffusion.p_losses`, so the trainer is handed a subclass of a few lines. Leave the
+The noise is drawn in `GaussianDiffusion.p_losses`, so the trainer gets a subclass of a few lines. Leave the
 package's own `immiscible=True` off (as of version 2.3.4): it permutes the noise that is added, and the target keeps the
 order that it was drawn in.
 """
@@ -39,7 +39,7 @@ def main(max_steps: int = 4) -> None:
     diffusion = CoupledDiffusion(unet, image_size=16, timesteps=100)
     with tempfile.TemporaryDirectory() as folder:
         write_digits(Path(folder))
-        # As it stands in the package's README. Accumulated batches are paired each by itself, so make them large.
+        # As in the package's README. Each accumulated batch is paired by itself, so make batches large.
         trainer = Trainer(
             diffusion,
             folder,
