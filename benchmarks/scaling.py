@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from immiscible.couplings.solvers.slabs import COMPONENTS, SAMPLE
+from immiscible.couplings.solvers.leading import SAMPLE
+from immiscible.couplings.solvers.slabs import COMPONENTS
 from immiscible.io.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"

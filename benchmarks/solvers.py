@@ -39,8 +39,9 @@ from torch import Tensor
 from immiscible import KNN, LinearAssignment
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.distributed.solve import Share, begin
+from immiscible.couplings.solvers.leading import SAMPLE, held_share
 from immiscible.couplings.solvers.select import LEAST_HELD
-from immiscible.couplings.solvers.slabs import COMPONENTS, SAMPLE, held_share
+from immiscible.couplings.solvers.slabs import COMPONENTS
 
 CSV = Path(__file__).with_suffix(".csv")
 SIZES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from immiscible.config.values import Needs, Range, Text, There, check, flag_of
+from immiscible.config.values import Needs, Range, ReadBy, Text, There, check, flag_of
 from immiscible.errors import InputError
 
 # What may differ when a run is resumed: where it lies, what it runs on, and what it prints.
@@ -49,8 +49,7 @@ Share = Annotated[float, Range(0, 1)]
 Factor = Annotated[float, Range(1e-4, 1e4)]
 Weight = Annotated[float, Range(0.0, 1e4)]
 LearningRate = Annotated[float, Range(1e-12, 1e38)]
-COST_SPACE = r"raw|centered|standardized|(pooled|pca):[1-9]\d{0,5}"
-COST_SPACES = "raw, centered, standardized, pooled:CELLS or pca:COMPONENTS"
+CostSpace = Annotated[str, ReadBy("immiscible.couplings.spaces:parse_space")]
 SIDES = r"|\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*"
 OfTheUNet = Needs("network", "unet", "auto")
 # Of what may be anywhere already, under any name.
@@ -105,7 +104,7 @@ class InputFields(Fields):
 class PairingFields(Fields):
     """How data and noise are paired, apart from the coupling itself."""
 
-    cost_space: Annotated[str, Text(COST_SPACE, COST_SPACES)] = "centered"
+    cost_space: CostSpace = "centered"
     """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
     channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
     pool: Annotated[int, Range(0, 2**24, "the noise of a pool is in memory at once")] = 0

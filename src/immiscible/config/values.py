@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import math
 import re
 import types
@@ -78,6 +79,26 @@ class Text:
     def complaint(self, value: str) -> str:
         """What must hold instead of a value, or nothing if it matches."""
         return "" if re.fullmatch(self.pattern, value) else f"must be {self.what}, got {quoted(value)}"
+
+
+@dataclass(frozen=True)
+class ReadBy:
+    """Texts that a parser reads, which may need torch and is imported once there is a text that is not the default.
+
+    Attributes:
+        parser: The parser as ``module:function``. It raises a ValueError that says what must hold and what was given.
+    """
+
+    parser: str
+
+    def complaint(self, value: str) -> str:
+        """What must hold instead of a value, or nothing if it is read."""
+        module, _, name = self.parser.partition(":")
+        try:
+            getattr(importlib.import_module(module), name)(value)
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,9 @@ class Kind:
             return f"must be text without {bad}, got {quoted(value)}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"must be a finite number, got {value}"
-        limits: Any = [mark for mark in self.marks if isinstance(mark, Range | Text)]
+        if value == self.default:
+            return ""
+        limits: Any = [mark for mark in self.marks if isinstance(mark, Range | Text | ReadBy)]
         return next(filter(None, (cast(Any, limit).complaint(value) for limit in limits)), "")
 
     def _is_of_type(self, value: Any) -> bool:

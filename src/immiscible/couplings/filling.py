@@ -24,7 +24,7 @@ from immiscible.couplings.distributed.solve import Pending, Share, agree, begin
 from immiscible.couplings.loader_flags import Given
 from immiscible.couplings.parts import Parts
 from immiscible.couplings.protocol import check_inputs, finite_norms, full_float32
-from immiscible.couplings.spaces import CostSpace
+from immiscible.couplings.spaces import Space
 from immiscible.errors import InputError
 
 # Noise that is only ranked is drawn in pieces of so many.
@@ -124,7 +124,7 @@ class Shaped:
         pending: The assignment, unless the noise stays where it is.
     """
 
-    space: CostSpace
+    space: Space
     sizes: list[int]
     first: int
     seeds: Seeds
@@ -312,7 +312,7 @@ def _joined(shape: Shape, read: list[tuple[Tensor, Tensor | None]]) -> Brought:
     return Brought(torch.cat(x), torch.cat(classes) if classes else None, [len(one) for one in x])
 
 
-def _ranked(space: CostSpace, x: Tensor) -> tuple[Tensor, Exception | None]:
+def _ranked(space: Space, x: Tensor) -> tuple[Tensor, Exception | None]:
     """Data as they are ranked, and what went wrong, which other ranks wait to hear of."""
     try:
         with full_float32(x.device):

@@ -8,7 +8,7 @@ from typing import Any
 
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.spaces import CostSpace, InSpace
+from immiscible.couplings.spaces import InSpace, Raw, Space
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Parts:
 
     assignment: LinearAssignment
     p: float
-    space: CostSpace
+    space: Space
 
 
 def parts_of(coupling: Any) -> Parts | None:
     """Takes a coupling apart, or gives None if it is no assignment in at most one space."""
-    p, space = 1.0, None
+    p: float = 1.0
+    space: Space | None = None
     while isinstance(coupling, Mixed | InSpace):
         if isinstance(coupling, Mixed):
             p *= coupling.p
@@ -37,7 +38,7 @@ def parts_of(coupling: Any) -> Parts | None:
         else:
             space = coupling.space
         coupling = coupling.coupling
-    return Parts(coupling, p, space or CostSpace()) if isinstance(coupling, LinearAssignment) else None
+    return Parts(coupling, p, space or Raw()) if isinstance(coupling, LinearAssignment) else None
 
 
 def pooled_by_run(coupling: Any) -> Any:

@@ -10,103 +10,120 @@ principal components. Then :math:`P n` is standard normal too, any coupling may 
 has the coarse part that the coupling chose and the fine part that it had. The two parts are independent, so the law of
 :math:`n'` is off by what the coupling does to the coarse part, and by nothing else. For KNN this is the published rule
 with the distance taken in the coarse space; for the assignment it has the law of permuting whole noises.
+
+A space is one class, fitted to data and spelled as its ``name`` says, such as ``pooled:8``; :data:`SPACES` lists them.
+:class:`InSpace` takes any object that is a :class:`Space`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from immiscible.couplings.axes import check_orthonormal, principal_axes
 from immiscible.couplings.distributed.ranks import check_first, ranks_of, together
 from immiscible.couplings.protocol import Coupling, check_plain, eager, full_float32, note_unless_normal, rows
-from immiscible.errors import InputError
+from immiscible.errors import InputError, shown
 
-# How far products of the rows of a basis may be off.
-ORTHONORMAL = 1e-4
+# What does not vary is not divided by its standard deviation.
+LEAST_DEVIATION = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class CostSpace:
-    r"""Where data and noise are compared: :math:`P (x - c) / s`.
-
-    Arguments:
-        centre: What to subtract from the data, with a shape that broadcasts to one datum; None for nothing.
-        scale: What to divide the data by, positive, with a shape that broadcasts to one datum; None for one.
-        pool: Compare means over ``pool`` by ``pool`` cells of images with shape (C, H, W), H and W multiples of it.
-        basis: Compare components along these rows, orthonormal to within 1e-4, with shape (d, D).
-
-    Raises:
-        InputError: If both a pool and a basis are given, or one of all this is not as it should be.
-    """
-
-    centre: Tensor | None = None
-    scale: Tensor | None = None
-    pool: int | None = None
-    basis: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.pool is not None and self.basis is not None:
-            raise InputError("a cost space must have a pool or a basis, got both.")
-        if self.pool is not None and (not isinstance(self.pool, int) or isinstance(self.pool, bool) or self.pool < 1):
-            raise InputError(f"`pool` must be a number of cells, a whole number of at least 1, got {self.pool!r}.")
-        for name, value in self.tensors().items():
-            if value is not None:
-                _check_tensor(value, name)
-        if self.basis is not None:
-            _check_basis(self.basis)
-
-    @property
-    def trivial(self) -> bool:
-        """Whether it is the space of the data itself."""
-        return self.centre is self.scale is self.pool is self.basis is None
-
-    def to(self, device: torch.device) -> CostSpace:
-        """The same space on a device."""
-        move = {name: None if value is None else value.to(device) for name, value in self.tensors().items()}
-        return CostSpace(move["centre"], move["scale"], self.pool, move["basis"])
-
-    def tensors(self) -> dict[str, Tensor | None]:
-        """What it is made of."""
-        return {"centre": self.centre, "scale": self.scale, "basis": self.basis}
-
-    def standardize(self, x: Tensor) -> Tensor:
-        """Data minus the centre, over the scale, with the shape of ``x``."""
-        for name, value in self.tensors().items():
-            if value is not None:
-                self._check_fits(value, name, x)
-        x = x if self.centre is None else x - self.centre
-        return x if self.scale is None else x / self.scale
-
-    @staticmethod
-    def _check_fits(value: Tensor, name: str, x: Tensor) -> None:
-        """Checks that the centre, scale or basis is one for such data."""
-        if value.device != x.device:
-            raise InputError(
-                f"`{name}` of a cost space must be on the device of the data, {x.device}, got {value.device}: use "
-                f'`space.to("{x.device}")`.'
-            )
-        datum, shape = x.shape[1:], value.shape
-        if name == "basis":
-            if shape[1] != datum.numel():
-                raise InputError(
-                    f"`basis` of a cost space must have shape (d, {datum.numel()}) for data with shape "
-                    f"{tuple(datum)}, got {tuple(shape)}."
-                )
-        elif len(shape) > len(datum) or any(
-            size not in (1, wanted) for size, wanted in zip(reversed(shape), reversed(datum), strict=False)
-        ):
-            raise InputError(
-                f"`{name}` of a cost space must broadcast to one datum, with shape {tuple(datum)}, got {tuple(shape)}."
-            )
+@runtime_checkable
+class Space(Protocol):
+    r"""Where data and noise are compared. Whatever has these four members is one."""
 
     @property
     def is_coarse(self) -> bool:
         """Whether data and noise are compared by less than all that they are."""
-        return self.pool is not None or self.basis is not None
+        ...
+
+    def ranked(self, x: Tensor) -> Tensor:
+        r"""Data with shape (B, \*) as they are ranked; where that is coarse, with shape (B, d)."""
+        ...
+
+    def coarse(self, noise: Tensor) -> Tensor:
+        r"""Standard normal noise with shape (B, \*) as it is ranked, with the shape of ranked data; normal too."""
+        ...
+
+    def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
+        """Noise with its ranked part replaced by the one that was chosen for it."""
+        ...
+
+
+class Population(Protocol):
+    """Data that a space is fitted to, of any shape."""
+
+    def mean(self) -> Tensor:
+        """Their mean, ``float32`` with the shape of one."""
+        ...
+
+    def sample(self) -> Tensor:
+        r"""Some of them, or all, ``float32`` with shape (N, \*)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearSpace(ABC):
+    r"""Where data and noise are compared: :math:`P (x - c) / s` with orthonormal rows of :math:`P`.
+
+    Arguments:
+        centre: What to subtract from the data, with a shape that broadcasts to one datum; None for nothing.
+        scale: What to divide the data by, positive, with a shape that broadcasts to one datum; None for one.
+
+    Raises:
+        InputError: If they are no finite tensors, or the scale is not positive.
+    """
+
+    centre: Tensor | None = None
+    scale: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.tensors().items():
+            _check_tensor(value, name)
+
+    @property
+    @abstractmethod
+    def is_coarse(self) -> bool:
+        """Whether data and noise are compared by less than all that they are."""
+
+    @abstractmethod
+    def project(self, values: Tensor) -> Tensor:
+        r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
+
+    @abstractmethod
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        r"""A coarse version with shape (B, d) back in the shape of ``like``; :math:`P^\top c`."""
+
+    @property
+    def trivial(self) -> bool:
+        """Whether it is the space of the data itself."""
+        return not self.is_coarse and not self.tensors()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it is made of, by their names."""
+        return _given(centre=self.centre, scale=self.scale)
+
+    def to(self, device: torch.device) -> LinearSpace:
+        """The same space on a device."""
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Data minus the centre, over the scale, with the shape of ``x``."""
+        for name, value in (("centre", self.centre), ("scale", self.scale)):
+            if value is not None:
+                _check_broadcasts(value, name, x)
+        x = x if self.centre is None else x - self.centre
+        return x if self.scale is None else x / self.scale
 
     def ranked(self, x: Tensor) -> Tensor:
         """Data as they are ranked."""
@@ -123,35 +140,264 @@ class CostSpace:
             return chosen
         return (noise + self.lift(chosen - self.project(noise.float()), noise)).to(noise.dtype)
 
+
+class Whole(LinearSpace):
+    """All that data and noise are: the identity as :math:`P`."""
+
+    @property
+    def is_coarse(self) -> bool:
+        """Nothing is left out."""
+        return False
+
+    def project(self, values: Tensor) -> Tensor:
+        """All of the data or noise, with shape (B, D)."""
+        return rows(values)
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        """The same in the shape of ``like``."""
+        return coarse.view(like.shape)
+
+
+class Raw(Whole):
+    """The data as they are."""
+
+    name = "raw"
+
+    @classmethod
+    def fit(cls, points: Population) -> LinearSpace:
+        """Needs nothing of the data."""
+        return cls()
+
+
+class Centered(Whole):
+    """The data minus their mean, which all of them share."""
+
+    name = "centered"
+
+    @classmethod
+    def fit(cls, points: Population) -> LinearSpace:
+        """Takes the mean of all data."""
+        return cls(centre=points.mean())
+
+
+class Standardized(Whole):
+    """The data minus their mean, over the standard deviation of each channel."""
+
+    name = "standardized"
+
+    @classmethod
+    def fit(cls, points: Population) -> LinearSpace:
+        """Takes the mean of all data, and the standard deviations of a sample around it.
+
+        Of data with shape (C, H, W) or more dimensions those of the channels, which come first; of vectors and
+        sequences those of each value.
+        """
+        centre, sample = points.mean(), points.sample()
+        over = (0, *range(2, sample.ndim)) if sample.ndim > 3 else (0,)
+        variance = (sample - centre).double().square().mean(over, keepdim=True)[0]
+        return cls(centre=centre, scale=variance.sqrt().clamp_min(LEAST_DEVIATION).float())
+
+
+@dataclass(frozen=True, eq=False)
+class CellMeans(LinearSpace):
+    """Means over cells of images with shape (C, H, W), minus the mean of the data.
+
+    Arguments:
+        cells: The number of cells along the height, and along the width, both multiples of it.
+    """
+
+    name: ClassVar[str] = "pooled:CELLS"
+
+    cells: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_cells(self.cells, "cells")
+
+    @classmethod
+    def fit(cls, points: Population, cells: int) -> LinearSpace:
+        """Takes the mean of all data.
+
+        Raises:
+            InputError: If they are not images that divide into such cells.
+        """
+        centre = points.mean()
+        if centre.ndim != 3 or centre.shape[1] % cells or centre.shape[2] % cells:
+            size = " x ".join(map(str, centre.shape[1:] if centre.ndim == 3 else centre.shape))
+            raise InputError(
+                "the cost space pooled:N needs images whose height and width are multiples of N, got "
+                f"{size} and pooled:{cells}."
+            )
+        return cls(cells, centre=centre)
+
+    @property
+    def is_coarse(self) -> bool:
+        """The detail within cells is left out."""
+        return True
+
+    def project(self, values: Tensor) -> Tensor:
+        """The means, times the square root of the size of a cell, with shape (B, C * cells * cells)."""
+        return F.avg_pool2d(values, self._size(values)).mul(self._norm(values)).flatten(1)
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        """Images that are even within cells, in the shape of ``like``."""
+        cells = coarse.view(*like.shape[:2], self.cells, self.cells)
+        height, width = self._size(like)
+        return cells.repeat_interleave(height, 2).repeat_interleave(width, 3).div(self._norm(like))
+
+    def _size(self, values: Tensor) -> tuple[int, int]:
+        """The height and width of a cell."""
+        cells = self.cells
+        if values.ndim != 4 or values.shape[2] % cells or values.shape[3] % cells:
+            raise InputError(
+                f"a cost space pooled to {cells} x {cells} cells needs images whose height and width are multiples of "
+                f"{cells}, got shape {tuple(values.shape[1:])}."
+            )
+        return values.shape[2] // cells, values.shape[3] // cells
+
+    def _norm(self, values: Tensor) -> float:
+        return math.sqrt(math.prod(self._size(values)))
+
+
+@dataclass(frozen=True, eq=False)
+class Components(LinearSpace):
+    """Components of the data along a few axes, minus their mean.
+
+    Arguments:
+        basis: The axes as orthonormal rows, to within 1e-4, with shape (d, D).
+    """
+
+    name: ClassVar[str] = "pca:COMPONENTS"
+
+    basis: Tensor
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_orthonormal(self.basis)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it is made of, by their names."""
+        return super().tensors() | {"basis": self.basis}
+
+    @classmethod
+    def fit(cls, points: Population, count: int) -> LinearSpace:
+        """Takes the mean of all data, and the leading principal axes of a sample.
+
+        Raises:
+            InputError: If the data vary along fewer axes.
+        """
+        centre = points.mean()
+        # A sample has a mean of its own.
+        found = principal_axes(rows(points.sample() - centre).double())
+        most = int((found.squares > 0).sum())
+        if count > most:
+            raise InputError(
+                f"the cost space pca:N needs N of at most {most} for this data, which varies along no more axes, got "
+                f"pca:{count}."
+            )
+        return cls(found.axes[:, :count].T.float().contiguous(), centre=centre)
+
+    @property
+    def is_coarse(self) -> bool:
+        """What lies off the axes is left out."""
+        return True
+
+    def project(self, values: Tensor) -> Tensor:
+        """The components, with shape (B, d)."""
+        self._check_fits(values)
+        return rows(values) @ self.basis.T.to(values.dtype)
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        """What has these components, in the shape of ``like``."""
+        return (coarse @ self.basis.to(coarse.dtype)).view(like.shape)
+
+    def _check_fits(self, values: Tensor) -> None:
+        _check_device(self.basis, "basis", values)
+        datum, shape = values.shape[1:], tuple(self.basis.shape)
+        if shape[1] != datum.numel():
+            raise InputError(
+                f"`basis` of a cost space must have shape (d, {datum.numel()}) for data with shape {tuple(datum)}, "
+                f"got {shape}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class CostSpace(LinearSpace):
+    r"""Where data and noise are compared: :math:`P (x - c) / s`.
+
+    Arguments:
+        centre: What to subtract from the data, with a shape that broadcasts to one datum; None for nothing.
+        scale: What to divide the data by, positive, with a shape that broadcasts to one datum; None for one.
+        pool: Compare means over ``pool`` by ``pool`` cells of images with shape (C, H, W), H and W multiples of it.
+        basis: Compare components along these rows, orthonormal to within 1e-4, with shape (d, D).
+
+    Raises:
+        InputError: If both a pool and a basis are given, or one of all this is not as it should be.
+    """
+
+    centre: Tensor | None = None
+    scale: Tensor | None = None
+    pool: int | None = None
+    basis: Tensor | None = None
+    _part: LinearSpace = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool is not None and self.basis is not None:
+            raise InputError("a cost space must have a pool or a basis, got both.")
+        if self.pool is not None:
+            _check_cells(self.pool, "pool")
+        object.__setattr__(self, "_part", self._chosen())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it is made of, by their names."""
+        return super().tensors() | _given(basis=self.basis)
+
+    def _chosen(self) -> LinearSpace:
+        """The space that the pool or the basis stands for."""
+        if self.pool is not None:
+            return CellMeans(self.pool)
+        return Whole() if self.basis is None else Components(self.basis)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether data and noise are compared by less than all that they are."""
+        return self._part.is_coarse
+
     def project(self, values: Tensor) -> Tensor:
         r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
-        if self.basis is not None:
-            return rows(values) @ self.basis.T.to(values.dtype)
-        return F.avg_pool2d(values, self._cell(values)).mul(self._cell_norm(values)).flatten(1)
+        return self._part.project(values)
 
     def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
         r"""A coarse version with shape (B, d) back in the shape of ``like``; :math:`P^\top c`."""
-        if self.basis is not None:
-            return (coarse @ self.basis.to(coarse.dtype)).view(like.shape)
-        cells = coarse.view(*like.shape[:2], self.pool or 1, self.pool or 1)
-        height, width = self._cell(like)
-        return cells.repeat_interleave(height, 2).repeat_interleave(width, 3).div(self._cell_norm(like))
+        return self._part.lift(coarse, like)
 
-    def _cell(self, values: Tensor) -> tuple[int, int]:
-        pool = self.pool or 1
-        if values.ndim != 4 or values.shape[2] % pool or values.shape[3] % pool:
-            raise InputError(
-                f"a cost space pooled to {pool} x {pool} cells needs images whose height and width are multiples of "
-                f"{pool}, got shape {tuple(values.shape[1:])}."
-            )
-        return values.shape[2] // pool, values.shape[3] // pool
 
-    def _cell_norm(self, values: Tensor) -> float:
-        return math.sqrt(math.prod(self._cell(values)))
+# The spaces that a run may be asked for. What stands after a colon in a name is a number.
+SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, CellMeans, Components)
+
+
+def parse_space(text: str) -> Callable[[Population], LinearSpace]:
+    """Reads the spelling of a space, such as ``centered`` or ``pca:64``; gives what fits it to data.
+
+    Raises:
+        InputError: If it is no spelling of one of :data:`SPACES`.
+    """
+    for kind in SPACES:
+        name, _, number = kind.name.partition(":")
+        if found := re.fullmatch(f"{name}:([1-9][0-9]{{0,5}})" if number else name, text):
+            numbers = [int(group) for group in found.groups()]
+            return lambda points: kind.fit(points, *numbers)
+    *others, last = [kind.name for kind in SPACES]
+    raise InputError(f"must be {', '.join(others)} or {last}, got {shown(repr(text), 100)}")
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if value is not None}
 
 
 def _check_tensor(value: Tensor, name: str) -> None:
-    """Checks what can be told of a centre, scale or basis without the data."""
+    """Checks what a centre, scale or basis must be for any data."""
     check_plain(value, name)
     if not value.isfinite().all():
         raise InputError(f"`{name}` of a cost space must be finite, got NaN or infinite values.")
@@ -162,17 +408,28 @@ def _check_tensor(value: Tensor, name: str) -> None:
         )
 
 
-def _check_basis(basis: Tensor) -> None:
-    """Checks that the rows are orthonormal: else what is put back in the noise has not the law of noise."""
-    if basis.ndim != 2 or not 1 <= len(basis) <= basis.shape[1]:
-        raise InputError(f"`basis` must have shape (d, D) with 1 <= d <= D, got {tuple(basis.shape)}.")
-    with full_float32(basis.device):
-        products = basis.float() @ basis.float().T
-    error = (products - torch.eye(len(basis), device=basis.device)).abs().max().item()
-    if not error <= ORTHONORMAL:
+def _check_cells(cells: object, name: str) -> None:
+    if not isinstance(cells, int) or isinstance(cells, bool) or cells < 1:
+        raise InputError(f"`{name}` must be a number of cells, a whole number of at least 1, got {cells!r}.")
+
+
+def _check_broadcasts(value: Tensor, name: str, x: Tensor) -> None:
+    """Checks that a centre or scale is one for such data."""
+    _check_device(value, name, x)
+    datum, shape = x.shape[1:], value.shape
+    if len(shape) > len(datum) or any(
+        size not in (1, wanted) for size, wanted in zip(reversed(shape), reversed(datum), strict=False)
+    ):
         raise InputError(
-            f"`basis` must have orthonormal rows, got products of rows that are off by {error:.2g}: take "
-            "`torch.linalg.qr(basis.T)[0].T`."
+            f"`{name}` of a cost space must broadcast to one datum, with shape {tuple(datum)}, got {tuple(shape)}."
+        )
+
+
+def _check_device(value: Tensor, name: str, x: Tensor) -> None:
+    if value.device != x.device:
+        raise InputError(
+            f"`{name}` of a cost space must be on the device of the data, {x.device}, got {value.device}: use "
+            f'`space.to("{x.device}")`.'
         )
 
 
@@ -190,7 +447,7 @@ class InSpace:
 
     Arguments:
         coupling: The coupling.
-        space: The space.
+        space: The space; one of a user's own is any object that is a :class:`Space`.
 
     Example:
         >>> from immiscible import KNN
@@ -199,12 +456,12 @@ class InSpace:
     """
 
     coupling: Coupling
-    space: CostSpace
+    space: Space
 
     def __post_init__(self) -> None:
         if not callable(self.coupling):
             raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
-        if not isinstance(self.space, CostSpace):
+        if not isinstance(self.space, Space):
             raise InputError(f"`space` must be a CostSpace, got {type(self.space).__name__}: try `CostSpace(pool=8)`.")
 
     @eager

@@ -29,8 +29,13 @@ def augment(x: Tensor, *, flip: bool, shift: int, generator: torch.Generator) ->
         return x
     mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
     if flip:
-        x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+        x = torch.where(mirrored[:, None, None, None], mirror(x), x)
     return _shifted(x, shift, generator) if shift else x
+
+
+def mirror(x: Tensor) -> Tensor:
+    """Images whose last dimension is their width, with left and right exchanged."""
+    return x.flip(-1)
 
 
 def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:

@@ -15,12 +15,10 @@ from immiscible.couplings.axes import principal_axes
 from immiscible.data.images import Images, evenly_spaced
 from immiscible.errors import InputError
 
-# At most as many components.
+# At most this many components.
 COMPONENTS = 64
-# The components are taken of at most as many images, evenly spaced.
+# The components are taken of at most this many images, evenly spaced.
 IMAGES = 2048
-# Components with less than this share of the leading one's variance are rounding.
-NEGLIGIBLE = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +46,17 @@ class PrincipalComponents:
 
 
 def fit(data: Images, device: str | torch.device = "cpu") -> PrincipalComponents:
-    """Takes the principal components of the pixels, at most 64, and fewer where the data spans fewer dimensions.
+    """Takes the principal components of the pixels, at most 64, and fewer where the images vary along fewer axes.
+
+    Arguments:
+        data: The images.
+        device: Where to compute features.
 
     Raises:
         InputError: If there are not at least two different images.
     """
     points = data.batch(evenly_spaced(len(data), IMAGES))[0].flatten(1).double()
-    mean = points.mean(0)
-    axes, along = principal_axes(points - mean, COMPONENTS, NEGLIGIBLE)
-    if along[0] <= NEGLIGIBLE:
+    mean, axes, squares = principal_axes(points, COMPONENTS)
+    if not squares[0]:
         raise InputError("principal components need at least two different images, got only one, or copies of it.")
     return PrincipalComponents(mean.float().to(device), axes.float().to(device))

@@ -11,8 +11,8 @@ from torch import Tensor
 from immiscible.config.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.parts import parts_of
+from immiscible.couplings.solvers.leading import SAMPLE, held_share
 from immiscible.couplings.solvers.select import Method, because, by_size, by_variance, name
-from immiscible.couplings.solvers.slabs import SAMPLE, held_share
 from immiscible.data import Images
 from immiscible.data.readers.stream import Head
 from immiscible.errors import shown

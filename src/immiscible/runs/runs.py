@@ -23,7 +23,7 @@ from immiscible.couplings import Coupling, describe
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.distributed.ranks import leave_untold
 from immiscible.couplings.parts import pooled_by_run
-from immiscible.couplings.spaces import CostSpace, InSpace
+from immiscible.couplings.spaces import InSpace, LinearSpace
 from immiscible.data import Images
 from immiscible.errors import InputError, one_line
 from immiscible.io.console import say
@@ -133,15 +133,14 @@ def resolve(config: C, data: Images) -> C:
     return found
 
 
-def _coupling(config: TaskConfig, space: CostSpace) -> Coupling:
+def _coupling(config: TaskConfig, space: LinearSpace) -> Coupling:
     coupling = parse_coupling(config.coupling)
     return coupling if space.trivial else InSpace(coupling, space)
 
 
-def _write_space(out: Path, space: CostSpace) -> None:
+def _write_space(out: Path, space: LinearSpace) -> None:
     """Keeps what the data was ranked by beside the run."""
-    tensors = {name: tensor for name, tensor in space.tensors().items() if tensor is not None}
-    if tensors:
+    if tensors := space.tensors():
         write_bytes(out / "cost-space.safetensors", save(tensors))
 
 
@@ -161,7 +160,7 @@ def _read_prompts(out: Path) -> tuple[str, ...]:
         raise InputError(f"{path} must be text in UTF-8 with a prompt a line, got: {one_line(error)}.") from None
 
 
-def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: CostSpace, per_pairing: int) -> Drift:
+def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: LinearSpace, per_pairing: int) -> Drift:
     batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
     return measure_drift(
         _coupling(config, space),

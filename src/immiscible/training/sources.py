@@ -71,18 +71,18 @@ class Points(Protocol):
     """Data as they are diffused, up to a factor, without augmentation: what rankings and drifts are measured on."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape (C, H, W) of one."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one: (D,) of vectors, (T, D) of sequences, (C, H, W) of images, or any other."""
         ...
 
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Some of them with shape (B, C, H, W), and their groups with shape (B,), or none."""
+        r"""Some of them with shape (B, \*), and their groups with shape (B,), or None."""
         ...
 
     def mean(self) -> Tensor:
-        """Their mean, with shape (C, H, W)."""
+        """Their mean, with the shape of one."""
         ...
 
 

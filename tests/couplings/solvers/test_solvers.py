@@ -13,9 +13,9 @@ from immiscible import InputError, LinearAssignment
 from immiscible.couplings import log as notes
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.solvers.dense import SOLVERS, auction, exact, sinkhorn
-from immiscible.couplings.solvers.leading import Leading
+from immiscible.couplings.solvers.leading import Leading, held_share, leading_components
 from immiscible.couplings.solvers.select import EXACT_UP_TO, Method, chosen, exact_seconds, slabs_seconds
-from immiscible.couplings.solvers.slabs import held_share, leading_components, slabs
+from immiscible.couplings.solvers.slabs import slabs
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -1,13 +1,17 @@
-"""The leading components of a pool that several processes share, and how much of its variance they hold."""
+"""The leading components of data, also of a pool that several processes share, and the share of variance they hold."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.protocol import rows
-from immiscible.couplings.solvers.slabs import SAMPLE, leading_components, parts_held, share_of
+from immiscible.couplings.solvers.slabs import COMPONENTS
+
+# The components are fitted to this many of the data.
+SAMPLE = 512
 
 
 class Leading:
@@ -48,3 +52,40 @@ class Leading:
         """How many data are looked at, of this rank and of each."""
         wanted = [min(count, -(-SAMPLE * count // sum(self.counts))) for count in self.counts]
         return wanted[self.ranks.rank], wanted
+
+
+def leading_components(sample: Tensor, count: int = COMPONENTS) -> Tensor:
+    """The leading principal components of some data, fewer if the data vary along fewer.
+
+    Arguments:
+        sample: The data, with shape (m, D).
+        count: How many at most.
+
+    Returns:
+        Orthonormal columns with shape (D, q), the leading one first. There is always one.
+    """
+    return principal_axes(sample, count).axes
+
+
+def held_share(sample: Tensor) -> float:
+    """The share of the variance that the leading components hold, fitted to one half of a sample, in the other half.
+
+    In the half that they are fitted to they hold more than in all data, and of few data nearly everything.
+
+    Arguments:
+        sample: Some of the data, with shape (m, D), m at least 2.
+    """
+    fitted, others = sample[::2], sample[1::2]
+    return share_of(*parts_held(others - fitted.mean(0), leading_components(fitted)).tolist())
+
+
+def parts_held(centred: Tensor, basis: Tensor) -> Tensor:
+    """The sums of squares of data along a basis and in all, with shape (2,), in float64 on the CPU."""
+    # Sums of large squares would leave the range of float32, and not every device has float64.
+    norms = [torch.linalg.vector_norm(values, dim=1).cpu().double() for values in (centred @ basis, centred)]
+    return torch.stack([norm.square().sum() for norm in norms])
+
+
+def share_of(along: float, everything: float) -> float:
+    """The share of the variance, one where there is none."""
+    return along / everything if everything > 0 else 1.0

@@ -21,7 +21,8 @@ import torch
 
 from immiscible.couplings.log import note_once
 from immiscible.couplings.solvers.dense import SOLVERS
-from immiscible.couplings.solvers.slabs import BLOCK, COMPONENTS, ROUNDS, SAMPLE
+from immiscible.couplings.solvers.leading import SAMPLE
+from immiscible.couplings.solvers.slabs import BLOCK, COMPONENTS, ROUNDS
 from immiscible.errors import InputError
 
 NAMES = (*SOLVERS, "slabs", "auto")

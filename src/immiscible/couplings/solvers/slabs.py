@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.solvers.dense import exact
 from immiscible.couplings.solvers.threads import each
 
@@ -28,47 +27,6 @@ from immiscible.couplings.solvers.threads import each
 COMPONENTS = 192
 BLOCK = 512
 ROUNDS = 4
-# The components are fitted to so many of the data.
-SAMPLE = 512
-# What rounding leaves of directions in which nothing varies is no component.
-NEGLIGIBLE = 1e-6
-
-
-def leading_components(sample: Tensor, count: int = COMPONENTS) -> Tensor:
-    """The leading principal components of some data, fewer if there are not so many.
-
-    Arguments:
-        sample: The data, with shape (m, D). They are centred here.
-        count: How many.
-
-    Returns:
-        Orthonormal columns with shape (D, q), the leading one first. There is always one.
-    """
-    return principal_axes(sample - sample.mean(0), count, NEGLIGIBLE)[0]
-
-
-def held_share(sample: Tensor) -> float:
-    """The share of the variance that the leading components hold, fitted to one half of a sample, in the other half.
-
-    In the half that they are fitted to they hold more than in all data, and of few data nearly everything.
-
-    Arguments:
-        sample: Some of the data, with shape (m, D), m at least 2.
-    """
-    fitted, others = sample[::2], sample[1::2]
-    return share_of(*parts_held(others - fitted.mean(0), leading_components(fitted)).tolist())
-
-
-def parts_held(centred: Tensor, basis: Tensor) -> Tensor:
-    """The sums of squares of data along a basis and in all, with shape (2,), in float64 on the CPU."""
-    # Sums of large squares would leave the range of float32, and not every device has float64.
-    norms = [torch.linalg.vector_norm(values, dim=1).cpu().double() for values in (centred @ basis, centred)]
-    return torch.stack([norm.square().sum() for norm in norms])
-
-
-def share_of(along: float, everything: float) -> float:
-    """The share of the variance, one where there is none."""
-    return along / everything if everything > 0 else 1.0
 
 
 def slabs(points: Tensor, others: Tensor, seed: int, block: int = BLOCK, rounds: int = ROUNDS) -> Tensor:
