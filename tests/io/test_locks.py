@@ -13,7 +13,7 @@ import pytest
 
 from immiscible.errors import InputError
 from immiscible.io import locks
-from immiscible.io.locks import lock_of, locked, sweep
+from immiscible.io.locks import lock_of, locked, remove_abandoned, sweep
 
 HOLD = """
 import sys, time
@@ -102,3 +102,20 @@ def test_only_what_was_left_of_one_file_is_swept(tmp_path: Path) -> None:
         path.write_text("")
     sweep(tmp_path / "shard.safetensors", directory=False)
     assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_only_a_lock_that_a_killed_command_left_is_removed(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lock = lock_of(out, kind == "directory")
+    process = hold(out, kind)
+    remove_abandoned(out)
+    assert lock.exists()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    remove_abandoned(out)
+    assert not lock.exists()
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("of another program")
+    remove_abandoned(out)
+    assert lock.read_text() == "of another program"

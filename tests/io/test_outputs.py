@@ -11,6 +11,7 @@ import pytest
 
 from immiscible.errors import InputError
 from immiscible.io.files import write_json
+from immiscible.io.locks import lock_of
 from immiscible.io.outputs import check_output, claim, clear, folder_of, owner
 
 SUFFIXES = (".png", ".npz")
@@ -63,6 +64,18 @@ def test_it_is_seen_whose_a_directory_is(kind: str, expected: str, tmp_path: Pat
             check_output(out, asked)
         else:
             assert "must" in refused(out, asked)
+
+
+@pytest.mark.parametrize("name", ["grid.png", "thesis"])
+def test_refused_place_loses_the_lock_that_a_killed_command_left(name: str, tmp_path: Path) -> None:
+    out = tmp_path / name if name.endswith(".png") else make(tmp_path, name)
+    lock = lock_of(out, directory=not name.endswith(".png"))
+    if name.endswith(".png"):
+        out.write_text("")
+    lock.write_text("process 1 on a machine")
+    assert "must" in refused(out)
+    assert not lock.exists()
+    assert out.exists()
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.PNG", "x.npy", "x.tar.gz"])

@@ -18,6 +18,8 @@ from immiscible.io.files import LOCK, is_unfinished, remove, stem, writing
 
 # What file systems answer that have no locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+# What is written into a lock.
+OURS = re.compile(r"process \d+ on .*")
 
 
 @contextmanager
@@ -102,6 +104,16 @@ def _holder(path: Path) -> str:
         return path.read_text(encoding="utf-8") or "another process"
     except (OSError, ValueError):
         return "another process"
+
+
+def remove_abandoned(out: Path) -> None:
+    """Removes the locks that killed commands left at a place; those that are held, or are somebody else's, stay."""
+    for path in (lock_of(out, directory=True), lock_of(out, directory=False)):
+        # Other programs too have files of this name in their directories.
+        if not OURS.fullmatch(_holder(path)):
+            continue
+        with suppress(OSError, Timeout), FileLock(path, timeout=0, fallback_to_soft=False):
+            path.unlink()
 
 
 def sweep(out: Path, directory: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from immiscible.errors import InputError
 from immiscible.io.files import is_empty, is_unfinished, remove, write_json
+from immiscible.io.locks import remove_abandoned
 
 Kind = Literal["run", "comparison", "images", "new"]
 RUN, COMPARISON, IMAGES = "config.json", "comparison.json", "sampling.json"
@@ -38,6 +39,8 @@ def check_output(
 ) -> None:
     """Checks that a command may write to a place. Nothing is written.
 
+    A place that is refused also loses the lock that a killed command left there: no later one would take it.
+
     Arguments:
         out: The place.
         kind: What it becomes: what stands there must be the same, or nothing at all.
@@ -54,9 +57,13 @@ def check_output(
     if suffixes and out.suffix and not is_file and not (there and stat.S_ISDIR(there.st_mode)):
         raise InputError(f"{flag} must end in {' or '.join(suffixes)} or be a directory, got {out}.")
     if there is not None:
-        _check_type(out, there, flag, is_file, overwrite)
-        if not is_file and not (kind == "new" and overwrite):
-            check_owner(out, kind, flag=flag, overwrite=overwrite)
+        try:
+            _check_type(out, there, flag, is_file, overwrite)
+            if not is_file and not (kind == "new" and overwrite):
+                check_owner(out, kind, flag=flag, overwrite=overwrite)
+        except InputError:
+            remove_abandoned(out)
+            raise
     _check_writable(out, flag, is_file)
     for source in inputs:
         _check_apart(out, source, flag)
