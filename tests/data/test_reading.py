@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from immiscible.data import load
+from immiscible.config.groups import ReadOptions
+from immiscible.data import Images, load, readers, reading
 from immiscible.errors import InputError
 
 
@@ -100,3 +106,50 @@ def test_digits_can_be_resized() -> None:
     assert (len(small), small.shape, small.classes) == (1797, (1, 5, 5), 10)
     assert small.fingerprint() != load("digits").fingerprint()
     assert load("digits", image_size=8).fingerprint() == load("digits").fingerprint()
+
+
+def test_each_file_of_readers_is_a_reader_in_the_list() -> None:
+    files = {file.stem for file in Path(readers.__file__).parent.glob("*.py")} - {"__init__"}
+    assert sorted(reading.READERS) == sorted(files)
+    known = {field.name for field in dataclasses.fields(ReadOptions)}
+    for name in reading.READERS:
+        module = importlib.import_module(f"immiscible.data.readers.{name}")
+        assert set(module.TAKES) <= known
+        assert list(inspect.signature(module.matches).parameters) == ["spec"]
+        assert list(inspect.signature(module.read).parameters) == ["spec", "options"]
+
+
+def test_a_reader_is_one_module_and_its_name_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = ModuleType("immiscible.data.readers.toy")
+    vars(toy).update(
+        TAKES=("class_count",),
+        matches=lambda spec: spec.startswith("toy:"),
+        read=lambda spec, options: Images(spec, torch.zeros(options.class_count, 1, 4, 4, dtype=torch.uint8)),
+    )
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    with pytest.raises(InputError, match="data must be"):
+        load("toy:a")
+    monkeypatch.setattr(reading, "READERS", (*reading.READERS, "toy"))
+    assert load("toy:a", class_count=3, image_size=2).pixels.shape == (3, 1, 2, 2)
+    with pytest.raises(InputError, match="--split is for data that comes in parts, got test with toy:a"):
+        load("toy:a", class_count=3, split="test")
+    with pytest.raises(InputError, match="--label-column"):
+        load("toy:a", class_count=3, label_column="x")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"split": "test"}, "--split is for data that comes in parts"),
+        ({"caption_column": "a"}, "--caption-column are for Hugging Face datasets and streams"),
+        ({"class_count": 2}, "--class-count is for streams"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4), np.uint8))
+    for spec in ("digits", str(tmp_path / "a.npy")):
+        with pytest.raises(InputError, match=said):
+            load(spec, **options)
+    assert len(load(str(tmp_path / "a.npy"), skip_corrupt=True)) == 2
+    with pytest.raises(TypeError, match="spilt"):
+        load("digits", spilt="test")

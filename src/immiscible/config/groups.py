@@ -64,12 +64,9 @@ class Fields:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFields(Fields):
-    """What is trained on."""
+class ReadOptions:
+    """How data is read. Not every kind of data takes all of it: what would change nothing is refused."""
 
-    data: Source = "digits"
-    """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, a folder of images, or
-    what is read as it is needed: stream:PATTERN of webdataset's tar archives, stream:hf:NAME."""
     split: str = "train"
     """Which part of data that comes in parts."""
     image_column: str = ""
@@ -84,6 +81,20 @@ class DataFields(Fields):
     """Number of classes of a stream whose labels are integers from 0: some images cannot tell."""
     image_size: Pixels = None
     """Resize and crop the images to squares of this many pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataName(Fields):
+    """Which data."""
+
+    data: Source = "digits"
+    """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, a folder of images, or
+    what is read as it is needed: stream:PATTERN of webdataset's tar archives, stream:hf:NAME."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFields(ReadOptions, DataName):
+    """What is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)

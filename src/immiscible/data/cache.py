@@ -74,6 +74,15 @@ def key_of(parts: Iterable[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+def state_of(file: Path, name: str) -> str:
+    """What changes when a file does; one that is not there is found out when it is to be read."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        return f"{name} {error.errno}"
+    return f"{name} {found.st_size} {found.st_mtime_ns}"
+
+
 def find(key: str) -> Images | None:
     """The images of a key, mapped into memory, if they are there.
 

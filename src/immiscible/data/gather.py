@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data import cache
-from immiscible.data.decoding import UNREADABLE, Damages, Encoded, common_shape, fill, tell_left_out
+from immiscible.data.decoding import RULES, UNREADABLE, Damages, Encoded, common_shape, fill, tell_left_out
 from immiscible.data.images import Images, number_classes
 
 Numbered = tuple[Tensor, tuple[str, ...]]
@@ -36,28 +37,26 @@ class Beside:
     number: Callable[[np.ndarray], Numbered] = number_classes
 
 
-def gather(
-    encoded: Encoded, beside: Beside, name: str, *, image_size: int | None, skip_corrupt: bool, key: str
-) -> Images:
+def gather(encoded: Encoded, beside: Beside, name: str, options: ReadOptions, sources: Iterable[str]) -> Images:
     """Decodes images, or opens the cache that holds them decoded.
 
     Arguments:
         encoded: The images.
         beside: What else is known of them.
         name: The name of the data.
-        image_size: Crops and resizes every image to a square with this side.
-        skip_corrupt: Whether to leave out images that cannot be read.
-        key: The key of the cache.
+        options: To which size they are brought, and whether to leave out those that cannot be read.
+        sources: All that the result depends on besides, which the cache is found by.
 
     Raises:
         InputError: If images cannot be read, or are unlike each other.
     """
+    key = cache.key_of([RULES, f"{options.image_size} {options.skip_corrupt}", *sources])
     if (found := cache.find(key)) is not None:
         if missing := len(encoded) - len(found):
             tell_left_out(f"`{encoded.where}`: {missing} of {len(encoded)} images cannot be read")
         return dataclasses.replace(found, name=name, skipped=_all_skipped(beside, missing, found.skipped))
-    damages = Damages(skip_corrupt)
-    shape, wanted = common_shape(encoded, image_size, damages)
+    damages = Damages(options.skip_corrupt)
+    shape, wanted = common_shape(encoded, options.image_size, damages)
     every = None if beside.classes is None else np.asarray(beside.classes)
 
     def describe(indices: list[int]) -> cache.Description:
@@ -66,7 +65,7 @@ def gather(
         captions = tuple(beside.captions[index] for index in indices) if beside.captions else ()
         return cache.Description(labels, class_names, captions, dict(damages.notes))
 
-    decode = functools.partial(fill, encoded, wanted, image_size=image_size, damages=damages)
+    decode = functools.partial(fill, encoded, wanted, image_size=options.image_size, damages=damages)
     if len(wanted) * math.prod(shape) > cache.LARGE:
         found = cache.build(key, name, (len(wanted), *shape), decode, describe)
         return dataclasses.replace(found, skipped=_all_skipped(beside, len(encoded) - len(found), found.skipped))

@@ -1,47 +1,54 @@
-"""Finds the reader for what a user calls their data."""
+"""Finds the reader for what a user calls their data.
+
+A reader is a module of :mod:`immiscible.data.readers` with what :class:`Reader` asks for, and a word in
+:data:`READERS`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import importlib
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection
+from typing import Any, Protocol, cast
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.images import Images
+from immiscible.data.options import check_taken
 from immiscible.data.resize import resized
 from immiscible.errors import InputError
 
-DIGITS, EMOJI = "digits", "emoji"
+# In the order in which they are asked. Each is imported when it is its turn, so that a file of NumPy needs no Pillow.
+READERS = ("stream", "huggingface", "digits", "emoji", "arrays", "cifar10", "idx", "folder")
 ALLOWED = (
     "`digits`, `emoji`, `fashion-mnist`, `cifar10`, `hf:NAME`, `stream:PATTERN`, `stream:hf:NAME`, a .npy "
     "or .npz file, an IDX file, the archive of CIFAR-10, or a folder of PNG/JPEG images"
 )
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a source is read; not every kind has all of it, see :func:`load`."""
+class Reader(Protocol):
+    """What reads one kind of data.
 
-    image_size: int | None = None
-    split: str = "train"
-    image_column: str = ""
-    label_column: str = ""
-    caption_column: str = ""
-    skip_corrupt: bool = False
-    class_count: int = 0
+    Attributes:
+        TAKES: The options that change what is read; others are refused. An image size is good for any data, and so is
+            the permission to skip corrupt images.
+    """
+
+    TAKES: Collection[str]
+
+    def matches(self, spec: str) -> bool:
+        """Whether data that is called so, which is not nothing, is of this kind."""
+        ...
+
+    def read(self, spec: str, options: ReadOptions) -> Images:
+        """Reads it. Images may keep their size, they are resized afterwards.
+
+        Raises:
+            InputError: If it is damaged, or holds something else than images.
+        """
+        ...
 
 
-def load(
-    spec: str,
-    *,
-    image_size: int | None = None,
-    split: str = "train",
-    image_column: str = "",
-    label_column: str = "",
-    caption_column: str = "",
-    skip_corrupt: bool = False,
-    class_count: int = 0,
-) -> Images:
+def load(spec: str, **options: Any) -> Images:
     """Loads images, or of a stream some to know it by, see :class:`immiscible.data.readers.stream.Head`.
 
     Arguments:
@@ -50,16 +57,20 @@ def load(
             either a pattern of tar archives or ``hf:`` and the like, or the path of a ``.npy`` or ``.npz`` file, an IDX
             file, the archive or folder of CIFAR-10, a folder of IDX files, or one of pictures; see the
             modules of their names. A folder that is itself called ``digits`` is spelled ``./digits``.
-        image_size: Crops the largest square from the middle and resizes it to this many pixels a side, with
+        options: The fields of :class:`~immiscible.config.groups.ReadOptions`:
+
+            ``image_size`` crops the largest square from the middle and resizes it to this many pixels a side, with
             antialiasing. Without it images keep their size, which must then be the same for all.
-        split: ``train`` or ``test``, or what a Hugging Face dataset calls its parts, or a folder its sub-folders where
-            all are named as parts of data are. Other kinds have no parts.
-        image_column: The column of the images of a Hugging Face dataset, where it has several.
-        label_column: The column of its labels, where it has several.
-        caption_column: The column of its captions, or of those in a folder's metadata file, where it is not called text
-            or caption.
-        skip_corrupt: Whether to leave out images that cannot be read, in folders, Hugging Face datasets and streams.
-        class_count: The number of classes of a stream whose labels are integers from 0.
+
+            ``split`` is ``train`` or ``test``, or what a Hugging Face dataset calls its parts, or a folder its
+            sub-folders where all are named as parts of data are. Other kinds have no parts.
+
+            ``image_column``, ``label_column`` and ``caption_column`` are columns of a Hugging Face dataset or a stream,
+            where it has several; the last also that of a folder's metadata file.
+
+            ``skip_corrupt`` leaves out images that cannot be read, in folders, Hugging Face datasets and streams.
+
+            ``class_count`` is the number of classes of a stream whose labels are integers from 0.
 
     Raises:
         InputError: If there is no such source, or it holds something else than images, or they do not fit together.
@@ -68,79 +79,29 @@ def load(
         >>> load("digits").shape
         (1, 8, 8)
     """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"`image_size` must be at least 1, got {image_size}.")
-    options = Options(image_size, split, image_column, label_column, caption_column, skip_corrupt, class_count)
+    return read(spec, ReadOptions(**options))
+
+
+def read(spec: str, options: ReadOptions) -> Images:
+    """The same as :func:`load`, with options as they stand in a configuration."""
+    size = options.image_size
+    if size is not None and size < 1:
+        raise InputError(f"`image_size` must be at least 1, got {size}.")
     try:
-        images = _in_parts(spec, options) or _whole(spec, options)
+        reader = _reader_of(spec)
+        check_taken(spec, options, reader.TAKES)
+        images = reader.read(spec, options)
     except OSError as error:
         raise InputError(f"`{spec}` must be readable, got: {error}.") from error
-    return images if image_size is None else resized(images, image_size)
+    return images if size is None else resized(images, size)
 
 
-def _in_parts(spec: str, options: Options) -> Images | None:
-    """Reads data that comes in a training and a test part. Each reader is imported only where it is used."""
-    if spec.startswith("stream:"):
-        from immiscible.data.readers import stream
-
-        return stream.read(spec, **dataclasses.asdict(options))
-    if options.class_count:
-        raise InputError(f"--class-count is for streams, got it with {spec}, whose classes are counted.")
-    if spec.startswith("hf:"):
-        from immiscible.data.readers import huggingface
-
-        asked = dataclasses.asdict(options)
-        del asked["class_count"]
-        return huggingface.read(spec, **asked)
-    if options.image_column or options.label_column or (options.caption_column and not _is_plain_folder(spec)):
-        raise InputError(
-            "--image-column, --label-column and --caption-column are for Hugging Face datasets and streams, got them "
-            f"with {spec}."
-        )
-    if spec in (DIGITS, EMOJI):
-        return None
-    from immiscible.data.readers import cifar10, idx
-
-    if spec == idx.FASHION_MNIST:
-        return idx.read_fashion_mnist(options.split)
-    path = cifar10.find() if spec == cifar10.NAME else Path(os.path.expanduser(spec))
-    if spec and cifar10.is_cifar10(path):
-        return cifar10.read(path, options.split)
-    if spec and idx.is_idx_folder(path):
-        return idx.read_folder(path, options.split)
-    return None
-
-
-def _whole(spec: str, options: Options) -> Images:
-    """Reads data that has no parts, and folders, which may have them."""
-    if options.split != "train" and not _is_plain_folder(spec):
-        raise InputError(f"--split is for data that comes in parts, got {options.split} with {spec}.")
-    path = Path(os.path.expanduser(spec))
-    if spec == DIGITS:
-        from immiscible.data.readers import digits
-
-        return digits.read()
-    if spec == EMOJI:
-        from immiscible.data.readers import emoji
-
-        return emoji.read(options.image_size)
-    if spec and os.path.isdir(path):
-        from immiscible.data.readers import folder
-
-        return folder.read(path, options.image_size, options.skip_corrupt, options.split, options.caption_column)
-    if os.path.isfile(path) and path.suffix.lower() in (".npy", ".npz"):
-        from immiscible.data.readers import arrays
-
-        return arrays.read(path)
-    if os.path.isfile(path):
-        from immiscible.data.readers import idx
-
-        if idx.is_idx_file(path):
-            return idx.read_file(path)
-    problem = "which is none of these" if os.path.exists(path) and spec else "but there is no such path"
+def _reader_of(spec: str) -> Reader:
+    for name in READERS if spec else ():
+        reader = cast(Reader, importlib.import_module(f"immiscible.data.readers.{name}"))
+        if reader.matches(spec):
+            return reader
+    problem = (
+        "which is none of these" if spec and os.path.exists(os.path.expanduser(spec)) else "but there is no such path"
+    )
     raise InputError(f"data must be {ALLOWED}, got `{spec}`, {problem}.")
-
-
-def _is_plain_folder(spec: str) -> bool:
-    """Whether a path is that of a folder whose files are looked through."""
-    return bool(spec) and spec not in (DIGITS, EMOJI) and os.path.isdir(os.path.expanduser(spec))

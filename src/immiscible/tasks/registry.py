@@ -11,7 +11,7 @@ import torch
 
 from immiscible.config.groups import DataFields, Recipe
 from immiscible.config.recipes import StableDiffusionConfig, StableDiffusionRecipe, TaskConfig
-from immiscible.data import Images, load
+from immiscible.data import Images, read
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 from immiscible.tasks.base import Facts, PublishedTask, Shape
@@ -132,13 +132,4 @@ def load_data(config: Recipe) -> Images:
 
 def load_pixels(config: DataFields, image_size: int | None) -> Images:
     """Loads the data that a configuration names, in a size."""
-    return load(
-        config.data,
-        image_size=image_size,
-        split=config.split,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        caption_column=config.caption_column,
-        skip_corrupt=config.skip_corrupt,
-        class_count=config.class_count,
-    )
+    return read(config.data, dataclasses.replace(config, image_size=image_size))

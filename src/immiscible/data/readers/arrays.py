@@ -18,6 +18,7 @@ Pickled objects are never loaded.
 
 from __future__ import annotations
 
+import os
 import tokenize
 import zipfile
 import zlib
@@ -28,11 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data import claims
 from immiscible.data.captions import encodable
 from immiscible.data.images import Images, number_classes
 from immiscible.errors import InputError, one_line
 
+TAKES = ()
 IMAGE_KEYS = ("images", "x", "arr_0")
 LABEL_KEYS = ("labels", "y", "arr_1")
 CHANNELS = (1, 3)
@@ -56,12 +59,19 @@ DAMAGED = (
 )
 
 
-def read(path: Path) -> Images:
+def matches(spec: str) -> bool:
+    """Whether data is a file of NumPy, by its name."""
+    path = os.path.expanduser(spec)
+    return os.path.isfile(path) and path.lower().endswith((".npy", ".npz"))
+
+
+def read(spec: str, options: ReadOptions) -> Images:
     """Reads a file, see this module's description.
 
     Raises:
         InputError: If the file is damaged, holds something else than images, or the layout is ambiguous.
     """
+    path = Path(os.path.expanduser(spec))
     images, labels = _arrays(path)
     pixels = _pixels(path.name, _channels_first(path.name, images))
     if labels is None:

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.images import Images
 from immiscible.errors import InputError
 
 NAME = "cifar10"
+TAKES = ("split",)
 PYTHON, BINARY = "cifar-10-batches-py", "cifar-10-batches-bin"
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
 TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -41,6 +43,11 @@ STRINGS = ("BINSTRING", "SHORT_BINSTRING", "STRING", "BINBYTES", "SHORT_BINBYTES
 NUMBERS = ("BININT", "BININT1", "BININT2", "INT", "LONG1")
 # What stands between a key and the members of its list, and between these: a long list is filled in batches of 1,000.
 PADDING = ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE", "EMPTY_LIST", "MARK", "APPEND", "APPENDS")
+
+
+def matches(spec: str) -> bool:
+    """Whether data is CIFAR-10, by its name or by that of its archive or folder."""
+    return spec == NAME or is_cifar10(Path(os.path.expanduser(spec)))
 
 
 def is_cifar10(path: Path) -> bool:
@@ -68,12 +75,13 @@ def find() -> Path:
     )
 
 
-def read(path: Path, split: str = "train") -> Images:
+def read(spec: str, options: ReadOptions) -> Images:
     """Reads CIFAR-10, with shape (50000, 3, 32, 32), or (10000, 3, 32, 32) for the test set, and its labels.
 
     Raises:
         InputError: If a part is missing or damaged.
     """
+    path, split = find() if spec == NAME else Path(os.path.expanduser(spec)), options.split
     if split not in ("train", "test"):
         raise InputError(f"--split must be train or test for {NAME}, got {split}.")
     contents = _from_archive(path, split) if path.is_file() else _from_folder(path, split)

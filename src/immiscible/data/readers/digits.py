@@ -9,11 +9,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.images import Images
 from immiscible.errors import InputError
 
+NAME = "digits"
+TAKES = ()
 
-def read() -> Images:
+
+def matches(spec: str) -> bool:
+    """Whether the digits are meant."""
+    return spec == NAME
+
+
+def read(spec: str, options: ReadOptions) -> Images:
     """The digits, with shape (1797, 1, 8, 8), and their labels.
 
     Raises:
@@ -28,4 +37,4 @@ def read() -> Images:
     values, labels = load_digits(return_X_y=True)
     pixels = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     names = tuple(str(digit) for digit in range(10))
-    return Images("digits", torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names)
+    return Images(NAME, torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), names)

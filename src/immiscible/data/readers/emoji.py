@@ -15,10 +15,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.images import Images
 from immiscible.data.resize import central_square
 from immiscible.errors import InputError
 
+NAME = "emoji"
+TAKES = ()
 FILE = "NotoColorEmoji.ttf"
 PLACES = ("/usr/share/fonts/truetype/noto", "/usr/share/fonts/noto", "/usr/share/fonts/google-noto-emoji", "~/.fonts")
 # The size in which the font holds its pictures, 136 x 128 pixels, and a square that has room for them.
@@ -27,7 +30,12 @@ TOP = (SIDE - 128) // 2
 DEFAULT_SIZE = 64
 
 
-def read(image_size: int | None = None) -> Images:
+def matches(spec: str) -> bool:
+    """Whether the emoji are meant."""
+    return spec == NAME
+
+
+def read(spec: str, options: ReadOptions) -> Images:
     """The emoji, as RGB images with shape (N, 3, size, size), 64 pixels by default, and their names as captions.
 
     Raises:
@@ -40,8 +48,8 @@ def read(image_size: int | None = None) -> Images:
     except OSError as error:
         raise InputError(f"the data `emoji` needs a font that Pillow can draw, got {path}: {error}.") from error
     pictures = {name: picture for name, picture in drawn.items() if picture is not None}
-    pixels = central_square(torch.stack(list(pictures.values())), image_size or DEFAULT_SIZE)
-    return Images("emoji", pixels, captions=tuple(pictures))
+    pixels = central_square(torch.stack(list(pictures.values())), options.image_size or DEFAULT_SIZE)
+    return Images(NAME, pixels, captions=tuple(pictures))
 
 
 def find() -> Path:

@@ -17,46 +17,45 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from immiscible.data import cache, captions
-from immiscible.data.decoding import RULES, Encoded
+from immiscible.config.groups import ReadOptions
+from immiscible.data import captions
+from immiscible.data.cache import state_of
+from immiscible.data.decoding import Encoded
 from immiscible.data.gather import Beside, gather
 from immiscible.data.images import Images
 from immiscible.data.listing import Found, found_in, part_of
+from immiscible.data.options import check_taken
 from immiscible.errors import InputError
 
 REPEATS = re.compile(r"(\d+)_.+")
 
 
-def read(
-    folder: Path,
-    image_size: int | None = None,
-    skip_corrupt: bool = False,
-    split: str = "train",
-    caption_column: str = "",
-) -> Images:
-    """Reads a folder, see this module's description.
+TAKES = ("split", "caption_column")
 
-    Arguments:
-        folder: The folder.
-        image_size: Crops and resizes every image to a square with this side.
-        skip_corrupt: Whether to leave out images that cannot be read.
-        split: Which part of the data, where its sub-folders are parts.
-        caption_column: What the column of the captions is called, if not ``text`` or ``caption``.
+
+def matches(spec: str) -> bool:
+    """Whether data is a folder. Those of other kinds come before."""
+    return os.path.isdir(os.path.expanduser(spec))
+
+
+def read(spec: str, options: ReadOptions) -> Images:
+    """Reads a folder, see this module's description.
 
     Raises:
         InputError: If there are no images, or some cannot be read or are unlike the others; it names the files.
     """
-    part = part_of(folder, split)
-    if part is None and split != "train":
-        raise InputError(f"--split is for data that comes in parts, got {split} with {folder}.")
+    folder = Path(os.path.expanduser(spec))
+    part = part_of(folder, options.split)
+    if part is None:
+        check_taken(spec, options, ("caption_column",))
     inside = part or folder
     found = found_in(inside)
     _check_images(inside, found)
     names = [os.path.relpath(file, inside) for file in found.images]
-    told = _captions(inside, found, names, caption_column)
+    told = _captions(inside, found, names, options.caption_column)
     classes = _classes(inside, found.images, bool(told.texts))
     encoded = Encoded(str(inside), [names[row] for row in told.rows], lambda index: found.images[told.rows[index]])
-    states = [_state(file, name) for file, name in zip(found.images, names, strict=True)]
+    states = [state_of(file, name) for file, name in zip(found.images, names, strict=True)]
     return gather(
         encoded,
         Beside(
@@ -65,19 +64,9 @@ def read(
             Counter(found.skipped) + Counter(told.skipped),
         ),
         folder.resolve().name,
-        image_size=image_size,
-        skip_corrupt=skip_corrupt,
-        key=cache.key_of([RULES, f"{image_size} {skip_corrupt}", *(states[row] for row in told.rows), *told.texts]),
+        options,
+        [*(states[row] for row in told.rows), *told.texts],
     )
-
-
-def _state(file: Path, name: str) -> str:
-    """What changes when a file does; one that is not there is found out when it is to be read."""
-    try:
-        found = file.stat()
-    except OSError as error:
-        return f"{name} {error.errno}"
-    return f"{name} {found.st_size} {found.st_mtime_ns}"
 
 
 def _check_images(folder: Path, found: Found) -> None:

@@ -12,37 +12,37 @@ of a folder. A row is an example; of a list of captions the first is taken.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from immiscible.data import cache
+from immiscible.config.groups import ReadOptions
+from immiscible.data.cache import state_of
 from immiscible.data.captions import COLUMNS, check_captions, further_captions
-from immiscible.data.decoding import RULES, Content, Corrupt, Encoded
+from immiscible.data.decoding import Content, Corrupt, Encoded
 from immiscible.data.gather import Beside, Numbered, gather
 from immiscible.data.hub import unreachable
 from immiscible.data.images import Images, number_classes
 from immiscible.errors import InputError, one_line
 
 PREFIX = "hf:"
+TAKES = ("split", "image_column", "label_column", "caption_column")
 # The second is what webdataset calls them.
 LABELS = ("label", "cls")
 
 
-def read(
-    spec: str,
-    *,
-    image_size: int | None = None,
-    split: str = "train",
-    image_column: str = "",
-    label_column: str = "",
-    caption_column: str = "",
-    skip_corrupt: bool = False,
-) -> Images:
+def matches(spec: str) -> bool:
+    """Whether data is a dataset, by how its name begins."""
+    return spec.startswith(PREFIX)
+
+
+def read(spec: str, options: ReadOptions) -> Images:
     """Reads a dataset, see this module's description and :func:`immiscible.data.load`.
 
     Raises:
@@ -55,14 +55,13 @@ def read(
     name = os.path.expanduser(spec.removeprefix(PREFIX))
     if not name.partition("@")[0]:
         raise InputError(f"`hf:` must be followed by the name or folder of a dataset, got `{spec}`.")
-    table = from_disk(name, split) if is_saved(name) else by_name(name, split)
-    images = image_column_of(table, spec, image_column)
-    labels = label_column_of(table, spec, label_column)
-    captions = caption_column_of(table, caption_column)
+    table = from_disk(name, options.split) if is_saved(name) else by_name(name, options.split)
+    images = image_column_of(table, spec, options.image_column)
+    labels = label_column_of(table, spec, options.label_column)
+    captions = caption_column_of(table, options.caption_column)
     undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
     encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
     values = _labels(table, spec, labels) if labels else None
-    key = cache.key_of([RULES, spec, table._fingerprint, images, labels, captions, f"{image_size} {skip_corrupt}"])
 
     def number(chosen: np.ndarray) -> Numbered:
         feature = table.features[labels]
@@ -77,10 +76,24 @@ def read(
         encoded,
         Beside(values, *_captions(table, spec, captions), number),
         title,
-        image_size=image_size,
-        skip_corrupt=skip_corrupt,
-        key=key,
+        options,
+        [spec, *_state(table, [images, labels, captions])],
     )
+
+
+def _state(table: Any, columns: list[str]) -> Iterator[str]:
+    """What changes when a dataset does: its files, or else, where the library holds it in memory, what is in it."""
+    import datasets
+
+    yield from columns
+    for file in table.cache_files:
+        yield state_of(Path(file["filename"]), file["filename"])
+    if not table.cache_files:
+        used = table.select_columns([column for column in columns if column])
+        digest = hashlib.sha256()
+        for row in used.cast_column(columns[0], datasets.Image(decode=False)):
+            digest.update(repr(row).encode(errors="backslashreplace"))
+        yield digest.hexdigest()
 
 
 def is_saved(name: str) -> bool:

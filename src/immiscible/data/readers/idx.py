@@ -21,10 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.images import Images, number_classes
+from immiscible.data.options import check_taken
 from immiscible.errors import InputError
 
 FASHION_MNIST = "fashion-mnist"
+TAKES = ("split",)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CLOTHES = (
     "T-shirt/top",
@@ -43,6 +46,27 @@ IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 UNSIGNED_BYTES = 8
 # A byte that is packed with gzip stands for at most so many.
 MOST_PACKED = 1032
+
+
+def matches(spec: str) -> bool:
+    """Whether data is Fashion-MNIST, or a folder or a file of IDX, by the names of files."""
+    path = Path(os.path.expanduser(spec))
+    return spec == FASHION_MNIST or is_idx_folder(path) or (is_idx_file(path) and os.path.isfile(path))
+
+
+def read(spec: str, options: ReadOptions) -> Images:
+    """Reads Fashion-MNIST, a folder or a file, see this module's description.
+
+    Raises:
+        InputError: If the split is not there, or a file is damaged or holds something else.
+    """
+    path = Path(os.path.expanduser(spec))
+    if spec == FASHION_MNIST:
+        return read_fashion_mnist(options.split)
+    if is_idx_folder(path):
+        return read_folder(path, options.split)
+    check_taken(spec, options, ())
+    return read_file(path)
 
 
 def read_fashion_mnist(split: str = "train") -> Images:

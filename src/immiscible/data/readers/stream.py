@@ -35,12 +35,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import ReadOptions
 from immiscible.data.archives import check_end, look_at
 from immiscible.data.captions import check_captions
 from immiscible.data.decoding import UNREADABLE, Corrupt, Damages, Encoded, common_shape, decode_like, fill
 from immiscible.data.examples import Columns, Example, Table, root_of, value_in
 from immiscible.data.hub import unreachable
 from immiscible.data.images import Images, evenly_spaced
+from immiscible.data.options import check_taken
 from immiscible.data.patterns import matching
 from immiscible.data.readers.huggingface import (
     PREFIX,
@@ -54,6 +56,7 @@ from immiscible.data.readers.huggingface import (
 from immiscible.errors import InputError, one_line
 
 STREAM = "stream:"
+TAKES = ("split", "image_column", "label_column", "caption_column", "class_count")
 # Enough images to estimate a mean and a FID by, and few enough to be read in a moment and kept by every process.
 HEAD = 1024
 # They come from the beginnings of at most so many shards, as long as these have enough, since each may take a download.
@@ -199,41 +202,33 @@ class Head(Images):
         return hashlib.sha256(f"{super().fingerprint()} {self.stream.identity}".encode()).hexdigest()
 
 
-def read(
-    spec: str,
-    *,
-    image_size: int | None = None,
-    split: str = "train",
-    image_column: str = "",
-    label_column: str = "",
-    caption_column: str = "",
-    skip_corrupt: bool = False,
-    class_count: int = 0,
-) -> Head:
+def matches(spec: str) -> bool:
+    """Whether data is a stream, by how its name begins."""
+    return spec.startswith(STREAM)
+
+
+def read(spec: str, options: ReadOptions) -> Head:
     """Opens a stream and reads its head, see this module's description and :func:`immiscible.data.load`.
 
     Raises:
         InputError: If the library is missing, there is no such stream, or its columns do not tell what is what.
     """
-    where, asked = spec.removeprefix(STREAM), Columns(image_column, label_column, caption_column)
-    if where.startswith(PREFIX):
-        opened = _of_dataset(spec, where, split, asked, class_count)
-    else:
-        opened = _of_archives(spec, where, split, asked, class_count)
-    return _head(dataclasses.replace(opened, image_size=image_size, skip_corrupt=skip_corrupt))
+    where = spec.removeprefix(STREAM)
+    opened = (_of_dataset if where.startswith(PREFIX) else _of_archives)(spec, where, options)
+    return _head(dataclasses.replace(opened, image_size=options.image_size, skip_corrupt=options.skip_corrupt))
 
 
-def _of_archives(spec: str, pattern: str, split: str, asked: Columns, class_count: int) -> Stream:
+def _of_archives(spec: str, pattern: str, options: ReadOptions) -> Stream:
     """The archives that a pattern matches."""
-    if split != "train":
-        raise InputError(f"--split is for data that comes in parts, got {split} with {STREAM}{pattern}.")
+    check_taken(spec, options, set(TAKES) - {"split"})
+    class_count = options.class_count
     files = tuple(matching(pattern))
     if not files:
         hint = f": try {STREAM}{os.path.join(pattern, '*.tar')}" if os.path.isdir(pattern) else ""
         raise InputError(f"`{STREAM}PATTERN` must match tar archives, got none for `{pattern}`{hint}.")
     for file in files:
         check_end(file)
-    table, columns = look_at(files, spec, asked)
+    table, columns = look_at(files, spec, _asked(options))
     if class_count and not columns.label:
         raise _no_labels(spec)
     if not class_count:
@@ -243,13 +238,19 @@ def _of_archives(spec: str, pattern: str, split: str, asked: Columns, class_coun
     return Stream(spec, table, columns, shards, identity, tuple(map(str, range(class_count))))
 
 
-def _of_dataset(spec: str, where: str, split: str, asked: Columns, class_count: int) -> Stream:
+def _asked(options: ReadOptions) -> Columns:
+    """The columns that flags name."""
+    return Columns(options.image_column, options.label_column, options.caption_column)
+
+
+def _of_dataset(spec: str, where: str, options: ReadOptions) -> Stream:
     """A dataset."""
     try:
         import datasets
     except ImportError as error:
         raise InputError(f"the data `{spec}` needs the library datasets: `pip install datasets`.") from error
-    table, shards, identity = _dataset(where, split)
+    asked, class_count = _asked(options), options.class_count
+    table, shards, identity = _dataset(where, options.split)
     if table.features is None:
         raise InputError(f"`{spec}` must tell its columns and their kinds, got none: convert it to parquet.")
     label = label_column_of(table, spec, root_of(asked.label, table.features))
