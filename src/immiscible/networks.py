@@ -41,7 +41,13 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, values))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Predicts, see the module."""
+        """Predicts.
+
+        Arguments:
+            x: Noisy images, with shape (B, C, H, W).
+            t: The times, of the order of one, with shape (B,).
+            labels: The class of each, with shape (B,), or None.
+        """
         condition = self.time(self.time_features(t))
         if self.label is not None:
             no_class = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
@@ -90,42 +96,31 @@ class TimeFeatures(nn.Module):
 class UNet(nn.Module):
     """The U-Net of diffusers, called like the MLP.
 
+    Deeper levels have twice the channels of the first. Of ``depth`` levels H and W must be multiples of
+    2^(depth - 1). The middle always attends.
+
     Arguments:
         shape: The shape of an image, (C, H, W).
-        width: The channels of the first level; deeper levels have twice as many.
-        depth: The number of levels; H and W must be multiples of 2^(depth - 1).
+        config: What it is made of; 0 stands for the default width and depth.
         classes: The number of classes, 0 for an unconditional network.
-        layers: The residual blocks per level.
-        attention: The heights at which it attends; nothing for its lowest level. The middle always attends.
-        head_channels: The channels per head of attention.
-        dropout: The dropout in the residual blocks.
 
     Raises:
         InputError: If the image cannot be halved so often, or no level has a height to attend at.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        width: int = 64,
-        depth: int = 3,
-        classes: int = 0,
-        *,
-        layers: int = 2,
-        attention: tuple[int, ...] = (),
-        head_channels: int = 64,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, shape: tuple[int, int, int], config: NetworkFields, classes: int = 0) -> None:
         super().__init__()
         from diffusers.models.unets.unet_2d import UNet2DModel
 
         channels, height, breadth = shape
+        width, depth = config.width or 64, config.depth or _levels(shape)
         if height % 2 ** (depth - 1) or breadth % 2 ** (depth - 1):
             raise InputError(
                 f"a U-Net of {depth} levels needs a height and width that are multiples of {2 ** (depth - 1)}, "
                 f"got {height} x {breadth}: use --depth or --image-size."
             )
-        attends = _attends([height // 2**level for level in range(depth)], attention)
+        wanted = [int(side) for side in config.attention.split(",") if side.strip()]
+        attends = _attends([height // 2**level for level in range(depth)], wanted)
         down: Any = tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attends)
         self.classes = classes
         self.inner = UNet2DModel(
@@ -133,24 +128,30 @@ class UNet(nn.Module):
             sample_size=height if height == breadth else (height, breadth),
             in_channels=channels,
             out_channels=channels,
-            layers_per_block=layers,
+            layers_per_block=config.layers,
             block_out_channels=tuple(width * (1 if level == 0 else 2) for level in range(depth)),
             down_block_types=down,
             up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
             norm_num_groups=math.gcd(32, width),
-            attention_head_dim=math.gcd(head_channels, width),
-            dropout=dropout,
+            attention_head_dim=math.gcd(config.head_channels, width),
+            dropout=config.dropout,
             num_class_embeds=classes + 1 if classes else None,
         )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Predicts, see the module."""
+        """Predicts.
+
+        Arguments:
+            x: Noisy images, with shape (B, C, H, W).
+            t: The times, of the order of one, with shape (B,).
+            labels: The class of each, with shape (B,), or None.
+        """
         if self.classes and labels is None:
             labels = torch.full((len(x),), self.classes, device=x.device)
         return self.inner(x, t * TIME_SCALE, class_labels=labels if self.classes else None).sample
 
 
-def _attends(sides: list[int], wanted: tuple[int, ...]) -> list[bool]:
+def _attends(sides: list[int], wanted: list[int]) -> list[bool]:
     """Whether each level attends, by its height."""
     if missing := sorted(set(wanted) - set(sides)):
         heights = ", ".join(map(str, sides))
@@ -166,19 +167,19 @@ def choose(kind: str, shape: tuple[int, int, int]) -> str:
 
 
 def build(config: NetworkFields, shape: tuple[int, int, int], classes: int = 0) -> nn.Module:
-    """Builds the network that a configuration asks for; 0 stands for the default width and depth."""
+    """Builds the network that a configuration asks for.
+
+    Arguments:
+        config: The configuration; 0 stands for the default width and depth.
+        shape: The shape of an image, (C, H, W).
+        classes: The number of classes, 0 for an unconditional network.
+
+    Raises:
+        InputError: If the network does not fit the images.
+    """
     if choose(config.network, shape) == "mlp":
         return ResidualMLP(shape, config.width or 256, config.depth or 4, classes)
-    return UNet(
-        shape,
-        config.width or 64,
-        config.depth or _levels(shape),
-        classes,
-        layers=config.layers,
-        attention=tuple(int(side) for side in config.attention.split(",") if side.strip()),
-        head_channels=config.head_channels,
-        dropout=config.dropout,
-    )
+    return UNet(shape, config, classes)
 
 
 def _levels(shape: tuple[int, int, int]) -> int:

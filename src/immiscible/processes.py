@@ -33,13 +33,13 @@ T = TypeVar("T", float, Tensor)
 
 
 @dataclass(frozen=True)
-class Example:
+class NoisyBatch:
     r"""What a network is trained on.
 
     Attributes:
         x_t: The noisy points, with shape (B, \*).
         target: The regression targets, with shape (B, \*).
-        weight: The weight of each example in the loss, with shape (B,).
+        weight: The weight of each datum in the loss, with shape (B,).
     """
 
     x_t: Tensor
@@ -47,7 +47,7 @@ class Example:
     weight: Tensor
 
 
-def flow(x: Tensor, noise: Tensor, t: Tensor) -> Example:
+def flow(x: Tensor, noise: Tensor, t: Tensor) -> NoisyBatch:
     r"""The noisy point and its velocity on the straight path from noise to data.
 
     Arguments:
@@ -56,12 +56,12 @@ def flow(x: Tensor, noise: Tensor, t: Tensor) -> Example:
         t: The times in [0, 1], with shape (B,); 0 is noise, 1 is data.
     """
     at = per_row(t, x)
-    return Example((1 - at) * noise + at * x, x - noise, torch.ones_like(t))
+    return NoisyBatch((1 - at) * noise + at * x, x - noise, torch.ones_like(t))
 
 
 def diffusion(
     x: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: Literal["eps", "v", "x0"] = "eps", min_snr: float = 0.0
-) -> Example:
+) -> NoisyBatch:
     r"""The noisy point of a diffusion and the target that its network learns.
 
     Arguments:
@@ -80,7 +80,7 @@ def diffusion(
         snr = alpha_bar / (1 - alpha_bar)
         error_of_x0 = {"eps": snr, "v": snr + 1, "x0": weight}[prediction]
         weight = snr.clamp(max=min_snr) / error_of_x0
-    return Example(x_t, target, weight)
+    return NoisyBatch(x_t, target, weight)
 
 
 def shifted_time(t: T, shift: float) -> T:
@@ -108,7 +108,7 @@ def pseudo_huber(prediction: Tensor, target: Tensor, c: float) -> Tensor:
     return (squares + c**2).sqrt() - c
 
 
-def weighted_mse(prediction: Tensor, example: Example) -> Tensor:
-    """The mean squared error over a batch, each example with its weight; a scalar in float32."""
-    errors = (prediction.float() - example.target.float()).square().flatten(1).mean(1)
-    return (errors * example.weight).mean()
+def weighted_mse(prediction: Tensor, batch: NoisyBatch) -> Tensor:
+    """The mean squared error over a batch, each datum with its weight; a scalar in float32."""
+    errors = (prediction.float() - batch.target.float()).square().flatten(1).mean(1)
+    return (errors * batch.weight).mean()

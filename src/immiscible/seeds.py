@@ -52,7 +52,14 @@ def derive(seed: int, purpose: str, *position: int) -> int:
 
 
 def generator(device: torch.device | str, seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A generator on a device, freshly seeded for one purpose at one position."""
+    """A generator on a device, freshly seeded for one purpose at one position.
+
+    Arguments:
+        device: The device.
+        seed: The seed of the run.
+        purpose: What is drawn.
+        position: Where in the run: the step, the micro-batch, the rank, and so on.
+    """
     derived = derive(seed, purpose, *position)
     return seeded(derived) if torch.device(device).type == "cpu" else torch.Generator(device).manual_seed(derived)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment
+from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed, Pool, permutation
 from immiscible.couplings.protocol import Coupling
+from immiscible.couplings.spaces import SPACES, CellMeans, LeadingComponents, LinearSpace, parse_space
 
 SHAPE = (3, 8, 12)
 DIMS = 3 * 8 * 12
@@ -179,3 +181,142 @@ def test_what_is_no_coupling_or_no_space_is_refused() -> None:
         InSpace("knn:8", CostSpace(pool=2))  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="`space` must be a CostSpace, got int"):
         InSpace(KNN(8), 4)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (CostSpace(pool=4), CellMeans(4)),
+        (CostSpace(basis=components(24)), LeadingComponents(components(24))),
+        (
+            CostSpace(data(1, 2)[0], torch.tensor(2.0), None, components(24)),
+            LeadingComponents(components(24), centre=data(1, 2)[0], scale=torch.tensor(2.0)),
+        ),
+    ],
+)
+def test_cost_space_stands_for_the_space_that_its_fields_name(old: CostSpace, new: LinearSpace) -> None:
+    x, noise = data(16), data(16, 1)
+    torch.testing.assert_close(old.ranked(x), new.ranked(x), rtol=0, atol=0)
+    ours, theirs = (InSpace(LinearAssignment(), space.to(x.device))(x, noise) for space in (old, new))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert old.tensors().keys() == new.tensors().keys()
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """A space of a user's own: the data without the signs of their values."""
+
+    is_coarse: bool = False
+
+    def ranked(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    def coarse(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
+        return chosen
+
+
+@dataclass(frozen=True)
+class FirstChannel:
+    """A coarse space of a user's own: what the first channel says."""
+
+    is_coarse: bool = True
+
+    def ranked(self, x: Tensor) -> Tensor:
+        return x[:, 0].flatten(1)
+
+    def coarse(self, noise: Tensor) -> Tensor:
+        return self.ranked(noise)
+
+    def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
+        return torch.cat([chosen.view_as(noise[:, :1]).to(noise.dtype), noise[:, 1:]], 1)
+
+
+def test_space_of_a_users_own_ranks_as_it_says() -> None:
+    x, noise = data(16), data(16, 1)
+    paired = InSpace(LinearAssignment(), Flattened())(x, noise)
+    torch.testing.assert_close(paired, LinearAssignment()(x.abs(), noise), rtol=0, atol=0)
+    order = permutation(Mixed(InSpace(LinearAssignment(), Flattened()), 1.0), x, noise)
+    torch.testing.assert_close(noise[order], paired, rtol=0, atol=0)
+    coarse = InSpace(LinearAssignment(), FirstChannel())(x, noise)
+    torch.testing.assert_close(coarse[:, 0], LinearAssignment()(x[:, 0], noise[:, 0]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(coarse[:, 1:], noise[:, 1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("space", [Flattened(), FirstChannel()], ids=["full", "coarse"])
+def test_pools_rank_in_a_space_of_a_users_own(space: Any) -> None:
+    batches = data(12).split(4)
+    pool = Pool(InSpace(LinearAssignment(), space), 12)
+    noise = torch.cat([noise for _, noise in pool(batches)])
+    independent = torch.cat([noise for _, noise in Pool(Mixed(LinearAssignment(), 0.0), 12)(batches)])
+    expected = InSpace(LinearAssignment(), space)(torch.cat(batches), independent)
+    torch.testing.assert_close(noise, expected, rtol=0, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Few:
+    """Data to fit a space to."""
+
+    x: Tensor
+
+    def mean(self) -> Tensor:
+        return self.x.mean(0)
+
+    def sample(self) -> Tensor:
+        return self.x
+
+
+SHAPES = {"vectors": (6,), "chunks of actions": (5, 3), "images": (2, 4, 6), "video": (2, 3, 4, 4)}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("spelling", ["raw", "centered", "standardized", "pca:3"])
+def test_data_of_any_shape_are_ranked(spelling: str, shape: tuple[int, ...]) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x, noise = 3 + 2 * torch.randn(64, *shape, generator=draws), torch.randn(64, *shape, generator=draws)
+    space = parse_space(spelling)(Few(x))
+    ranked = space.ranked(x)
+    assert ranked.shape == ((64, 3) if spelling == "pca:3" else x.shape)
+    if spelling != "raw":
+        torch.testing.assert_close(ranked.mean(0), torch.zeros(ranked.shape[1:]), rtol=0, atol=1e-5)
+    paired = InSpace(LinearAssignment(), space)(x, noise)
+    assert paired.shape == x.shape
+    torch.testing.assert_close(space.coarse(paired), LinearAssignment()(ranked, space.coarse(noise)), atol=1e-5, rtol=0)
+
+
+def test_deviations_are_those_of_channels_and_else_of_each_value() -> None:
+    for shape, channels in ((6,), (6,)), ((5, 3), (5, 3)), ((2, 4, 6), (2, 1, 1)), ((2, 3, 4, 4), (2, 1, 1, 1)):
+        x = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
+        scale = parse_space("standardized")(Few(x)).scale
+        assert scale is not None
+        assert scale.shape == channels
+        ours = (x - x.mean(0)).square().flatten(1)[:, : x[0].numel() // scale.numel()].mean().sqrt()
+        torch.testing.assert_close(scale.flatten()[0], ours)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((6,), "6"), ((5, 3), "5 x 3"), ((2, 3, 4, 4), "2 x 3 x 4 x 4")])
+def test_cells_need_images(shape: tuple[int, ...], size: str) -> None:
+    x = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=f"multiples of N, got {size} and pooled:2") as caught:
+        parse_space("pooled:2")(Few(x))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="needs images whose height and width are multiples of 2, got shape"):
+        InSpace(LinearAssignment(), CellMeans(2))(x, x)
+
+
+def test_every_space_is_read_by_its_name() -> None:
+    x = data(32)
+    for kind in SPACES:
+        spelling = re.sub(":.*", ":2", kind.name)
+        assert type(parse_space(spelling)(Few(x))) is kind
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Raw", "raw:2", "pooled", "pooled:", "pooled:0", "pca:-1", "pca:1.5", "pca:\u0663"]
+)
+def test_spelling_that_is_none_is_refused_with_those_that_are(text: str) -> None:
+    allowed = "must be raw, centered, standardized, pooled:CELLS or pca:COMPONENTS, got "
+    with pytest.raises(InputError, match=f"^{allowed}{re.escape(repr(text))}$"):
+        parse_space(text)

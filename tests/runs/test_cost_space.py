@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from immiscible import InSpace, LinearAssignment
+from immiscible.analysis.drift import measure_drift
+from immiscible.cli import main
 from immiscible.config.recipes import FlowConfig
+from immiscible.couplings import spaces
+from immiscible.couplings.spaces import LinearSpace, Population
 from immiscible.data import Images, load
 from immiscible.errors import InputError
-from immiscible.runs.cost_space import fit_cost_space
+from immiscible.runs.cost_space import fit_cost_space, ranked_sample
 
 
 def config(**values: Any) -> FlowConfig:
@@ -121,3 +129,77 @@ def test_spaces_that_do_not_fit_the_data_are_refused(space: str, said: str) -> N
     with pytest.raises(InputError) as caught:
         fit_cost_space(config(cost_space=space), load("digits"))
     assert said in str(caught.value)
+
+
+@dataclass(frozen=True, eq=False)
+class SomeValues(LinearSpace):
+    """A space that the package does not have: every n-th value of the data."""
+
+    name: ClassVar[str] = "every:STEP"
+
+    step: int
+
+    @property
+    def is_coarse(self) -> bool:
+        return True
+
+    @classmethod
+    def fit(cls, points: Population, step: int) -> LinearSpace:
+        return cls(step, centre=points.mean())
+
+    def project(self, values: Tensor) -> Tensor:
+        return values.flatten(1)[:, :: self.step]
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        lifted = torch.zeros_like(like).flatten(1)
+        lifted[:, :: self.step] = coarse
+        return lifted.view(like.shape)
+
+
+def test_a_new_space_is_one_class_and_its_place_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spaces, "SPACES", (*spaces.SPACES, SomeValues))
+    out = tmp_path / "run"
+    words = ["train", "flow", "--out", str(out), "--coupling", "assignment", "--steps", "2", "--batch-size", "16"]
+    assert main([*words, "--cost-space", "every:0"]) == 2
+    assert "pooled:CELLS, pca:COMPONENTS or every:STEP, got 'every:0'." in capsys.readouterr().err
+    assert main([*words, "--cost-space", "every:4"]) == 0
+    assert json.loads((out / "summary.json").read_text())["cost_space"] == "every:4"
+    kept = load_file(out / "cost-space.safetensors")
+    torch.testing.assert_close(kept["centre"], load("digits").mean(), rtol=0, atol=0)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Points of any shape."""
+
+    x: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.x[index], None
+
+    def mean(self) -> Tensor:
+        return self.x.mean(0)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 3), (2, 4, 6), (2, 3, 4, 4)])
+@pytest.mark.parametrize("kind", ["raw", "centered", "standardized", "pca:2"])
+def test_points_of_any_shape_are_ranked_and_their_drift_is_measured(kind: str, shape: tuple[int, ...]) -> None:
+    points = Plain(1 + torch.randn(256, *shape, generator=torch.Generator().manual_seed(0)))
+    own = config(cost_space=kind, data_scale=2.0)
+    space = fit_cost_space(own, points)
+    ranked = ranked_sample(own, points, space, 100)
+    assert ranked.shape == (100, 2 if kind == "pca:2" else points.x[0].numel())
+    if kind != "raw":
+        whole = ranked_sample(own, points, space, 256)
+        torch.testing.assert_close(whole.mean(0), torch.zeros(whole.shape[1]), rtol=0, atol=1e-5)
+    drift = measure_drift(InSpace(LinearAssignment(), space), points, scale=2.0, batch_size=64, batches=16)
+    assert not drift.biased

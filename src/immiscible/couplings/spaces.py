@@ -1,7 +1,7 @@
 r"""The space that a coupling ranks in, where that is not the one of the data.
 
 A coupling reads the data only to rank, so it may be shown something else: the data minus its mean, since a direction
-that all data share tells nothing about one of them, or a coarse version, since in long latents the fine detail drowns
+that all data share says nothing about one of them, or a coarse version, since in long latents the fine detail drowns
 what matters. Let :math:`z = P\,(x - c)/s` with a matrix :math:`P` of orthonormal rows: means over cells of pixels, or
 principal components. Then :math:`P n` is standard normal too, any coupling may pair it with :math:`z`, and the noise
 
@@ -260,7 +260,7 @@ class CellMeans(LinearSpace):
 
 
 @dataclass(frozen=True, eq=False)
-class Components(LinearSpace):
+class LeadingComponents(LinearSpace):
     """Components of the data along a few axes, minus their mean.
 
     Arguments:
@@ -357,7 +357,7 @@ class CostSpace(LinearSpace):
         """The space that the pool or the basis stands for."""
         if self.pool is not None:
             return CellMeans(self.pool)
-        return Whole() if self.basis is None else Components(self.basis)
+        return Whole() if self.basis is None else LeadingComponents(self.basis)
 
     @property
     def is_coarse(self) -> bool:
@@ -374,7 +374,7 @@ class CostSpace(LinearSpace):
 
 
 # The spaces that a run may be asked for. What stands after a colon in a name is a number.
-SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, CellMeans, Components)
+SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, CellMeans, LeadingComponents)
 
 
 def parse_space(text: str) -> Callable[[Population], LinearSpace]:

@@ -48,7 +48,7 @@ class Pooling:
 
     @staticmethod
     def of(config: TaskConfig, processes: int) -> Pooling:
-        """The pooling of a configuration on so many processes."""
+        """The pooling of a configuration on this many processes."""
         micro_batch = config.batch_size // config.accumulation // processes
         if parts_of(parse_coupling(config.coupling)) is None:
             return Pooling(micro_batch)

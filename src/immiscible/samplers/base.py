@@ -22,12 +22,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Start:
-    r"""Where samples start. Image i depends on the seed and on i only, however many are drawn at once.
+    r"""Where samples start. Sample i depends on the seed and on i only, however many are drawn at once.
 
     Attributes:
         noise: The noise, with shape (B, \*).
-        labels: The class of each image, with shape (B,), or None.
-        seeds: A seed for each image, of the noise that some samplers add on their way.
+        labels: The class of each sample, with shape (B,), or None.
+        seeds: A seed for each sample, of the noise that some samplers add on their way.
     """
 
     noise: Tensor
@@ -41,7 +41,7 @@ class Start:
         return Start(self.noise[chosen], None if self.labels is None else self.labels[chosen], self.seeds[chosen])
 
     def generators(self) -> list[torch.Generator]:
-        """Fresh generators on the CPU, one for each image, so that the device does not matter."""
+        """Fresh generators on the CPU, one for each sample, so that the device does not matter."""
         return [seeded(seed) for seed in self.seeds]
 
 

@@ -75,7 +75,12 @@ class Multistep:
 
 
 def two_steps(scheduler: CMStochasticIterativeScheduler, second: float = SECOND_LEVEL) -> list[int]:
-    """The scheduler's timesteps for two steps, the later one first, as its pipeline takes them."""
-    count = scheduler.config["num_train_timesteps"]
-    levels = scheduler._convert_to_karras(torch.linspace(0, 1, count, dtype=torch.float64).numpy())
-    return [max(1, int(abs(levels - second).argmin())), 0]
+    """The scheduler's timesteps for two steps, the later one first, as its pipeline takes them.
+
+    Arguments:
+        scheduler: A scheduler with the levels that the network was trained on.
+        second: The noise level between the steps, which the nearest of these is taken for.
+    """
+    # A fresh one still has all of its levels.
+    levels = type(scheduler).from_config(scheduler.config).sigmas
+    return [max(1, int((levels - second).abs().argmin())), 0]

@@ -63,7 +63,12 @@ class Sequential(Source, Protocol):
         ...
 
     def seek(self, flat: int, state: dict[str, Any]) -> None:
-        """Makes a micro-batch the next one, by the state that a source gave for it, on this rank of as many."""
+        """Makes a micro-batch the next one, by the state that a source gave for it.
+
+        Arguments:
+            flat: The number of the micro-batch.
+            state: What :meth:`state_at` gave for it, on the same rank of as many.
+        """
         ...
 
 
@@ -95,7 +100,13 @@ class PointSource(Source, Protocol):
 
 
 def augmented(x: Tensor, config: RunConfig, position: Position) -> Tensor:
-    """Images, changed at random as a configuration says."""
+    """Images, changed at random as a configuration says.
+
+    Arguments:
+        x: The images, with shape (B, C, H, W).
+        config: The configuration of the run.
+        position: The step, the micro-batch and the rank that all randomness is derived from.
+    """
     draws = generator(x.device, config.seed, "augment", *position)
     return augment(x, flip=config.flip, shift=config.shift, generator=draws)
 
