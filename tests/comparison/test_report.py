@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from matplotlib import image
 
-from immiscible.comparison.elements import tag
 from immiscible.comparison.plots import draw
 from immiscible.comparison.report import render, write_report
 from immiscible.errors import InputError
@@ -201,17 +200,6 @@ def test_names_cannot_become_markup(make_summary, tmp_path: Path) -> None:
     assert all(not key.startswith("on") for _, given in page.tags for key in given)
     assert page.text.count(HOSTILE) >= 12
     assert HOSTILE in page.table("FID")
-
-
-def test_attributes_are_escaped() -> None:
-    assert tag("p", "<b>", title='" onload="x') == '<p title="&quot; onload=&quot;x">&lt;b&gt;</p>\n'
-
-
-def test_marks_of_direction_and_controls_are_spelt_out() -> None:
-    """They would turn the rest of a name around, or hide it."""
-    name = "knn\u202egnp.exe\x1b[2J\0"
-    assert tag("b", name, title=name).count("knn\\u202egnp.exe\\x1b[2J\\x00") == 2
-    assert tag("b", "5\N{NO-BREAK SPACE}%") == "<b>5\N{NO-BREAK SPACE}%</b>"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

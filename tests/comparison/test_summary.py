@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from immiscible.comparison.summary import Trained, first_step_at, spread, steps_to_baseline
+from immiscible.comparison.summary import Trained, first_step_at, over_seeds, steps_to_baseline
 
 
 def trained(seed: int, *fids: float) -> Trained:
@@ -45,5 +45,5 @@ def test_baseline_that_was_best_early_is_measured_from_there() -> None:
 
 
 def test_spread_of_one_value_is_unknown() -> None:
-    assert spread([2.0])["std"] is None
-    torch.testing.assert_close(spread([1.0, 3.0])["std"], 2**0.5)
+    assert over_seeds([2.0])["std"] is None
+    torch.testing.assert_close(over_seeds([1.0, 3.0])["std"], 2**0.5)

@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from immiscible.comparison.formatting import at_calls, count, joined, percent, spread
-from immiscible.comparison.schema import BASELINE, ScoreName, StepsRatio, Summary, final, others
+from immiscible.comparison.formatting import at_calls, change, count, joined, spread
+from immiscible.comparison.schema import (
+    BASELINE,
+    StepsRatio,
+    Summary,
+    final_score,
+    main_metric,
+    metrics_of,
+    others,
+)
 from immiscible.comparison.verdict import against
+from immiscible.config.metric import Metric
 
 QUALITY = "Quality at the end of training"
 TRUST = "How far the scores can be trusted"
@@ -42,8 +51,8 @@ def grouped_findings(summary: Summary) -> dict[str, list[str]]:
     else:
         groups = {
             QUALITY: _where_baseline_stands(summary) + [_quality(summary, name) for name in compared],
-            "Precision and recall": [line for name in compared for line in _fidelity_and_diversity(summary, name)],
-            f"Training steps to the final FID of {BASELINE}": [_steps(summary, name) for name in compared],
+            _title(_beside(summary)): [line for name in compared for line in _beside_quality(summary, name)],
+            f"Training steps to {_goal(summary)}": [_steps(summary, name) for name in compared],
         }
     doubts = summary.get("scores_warning")
     groups = {MISSING: _missing(summary), TRUST: [f"Warning: {doubts}"] if doubts else [], **groups}
@@ -64,8 +73,10 @@ def _single(summary: Summary) -> bool:
 def _where_baseline_stands(summary: Summary) -> list[str]:
     """Names first where vanilla training is not beaten."""
     if _single(summary):
-        lowest = [nfe for nfe in summary["nfes"] if all(_stands(summary, n, nfe) == "higher" for n in others(summary))]
-        return [f"{BASELINE} has the lowest FID of all {at_calls(lowest)} {SINGLE}."] if lowest else []
+        metric = main_metric(summary)
+        first = [nfe for nfe in summary["nfes"] if all(_stands(summary, n, nfe) == "worse" for n in others(summary))]
+        most = "lowest" if metric.better == "lower" else "highest"
+        return [f"{BASELINE} has the {most} {metric.word} of all {at_calls(first)} {SINGLE}."] if first else []
     unbeaten = [nfe for nfe in summary["nfes"] if not any(_stands(summary, n, nfe) == "ahead" for n in others(summary))]
     if unbeaten == summary["nfes"]:
         return [f"No coupling is ahead of {BASELINE} at any number of network calls tried."]
@@ -73,17 +84,18 @@ def _where_baseline_stands(summary: Summary) -> list[str]:
 
 
 def _means(summary: Summary, name: str, nfe: str) -> tuple[float, float]:
-    """The mean final FIDs of a coupling and of the baseline."""
-    return final(summary, name, nfe)["fid"]["mean"], final(summary, BASELINE, nfe)["fid"]["mean"]
+    """The mean final scores of a coupling and of the baseline."""
+    ours, theirs = (final_score(summary, coupling, nfe, main_metric(summary)) for coupling in (name, BASELINE))
+    return ours["mean"], theirs["mean"]
 
 
 def _stands(summary: Summary, name: str, nfe: str) -> str:
-    """Ahead, level or behind; for a single run, lower, equal or higher."""
+    """Ahead, level or behind; for a single run, better, equal or worse."""
     stands = against(summary, name, BASELINE, nfe)
     if stands != "single":
         return stands
-    ours, theirs = _means(summary, name, nfe)
-    return "lower" if ours < theirs else "higher" if ours > theirs else "equal"
+    gain = main_metric(summary).gain(*_means(summary, name, nfe))
+    return "better" if gain > 0 else "worse" if gain < 0 else "equal"
 
 
 def _quality(summary: Summary, name: str) -> str:
@@ -92,39 +104,54 @@ def _quality(summary: Summary, name: str) -> str:
     for nfe in summary["nfes"]:
         places.setdefault(_stands(summary, name, nfe), []).append(nfe)
     said = [_verdict(summary, name, stands, nfes) for stands, nfes in places.items()]
-    return f"{name}: FID {'; '.join(said)}, {SINGLE}." if _single(summary) else f"{'. '.join(said)}."
+    word = main_metric(summary).word
+    return f"{name}: {word} {'; '.join(said)}, {SINGLE}." if _single(summary) else f"{'. '.join(said)}."
 
 
 def _verdict(summary: Summary, name: str, stands: str, nfes: Sequence[str]) -> str:
-    means = [_means(summary, name, nfe) for nfe in nfes]
-    sizes = joined(percent(100 * (ours - theirs) / max(theirs, 1e-9)) for ours, theirs in means)
+    metric = main_metric(summary)
+    sizes = joined(change(*_means(summary, name, nfe)) for nfe in nfes)
     where, seeds = at_calls(nfes), count(len(summary["seeds"]), "seed")
     return {
-        "ahead": f"{name} is ahead of {BASELINE} {where}: FID {sizes} lower",
+        "ahead": f"{name} is ahead of {BASELINE} {where}: {metric.word} {sizes} {metric.better}",
         "level": f"{name} and {BASELINE} are level {where} (within the spread over {seeds})",
-        "behind": f"{BASELINE} is better than {name} {where}: the FID of {name} is {sizes} higher",
-        "lower": f"{sizes} lower than that of {BASELINE} {where}",
+        "behind": f"{BASELINE} is better than {name} {where}: the {metric.word} of {name} is {sizes} {metric.worse}",
+        "better": f"{sizes} {metric.better} than that of {BASELINE} {where}",
         "equal": f"the same as that of {BASELINE} {where}",
-        "higher": f"{sizes} higher than that of {BASELINE} {where} ({BASELINE} did better)",
+        "worse": f"{sizes} {metric.worse} than that of {BASELINE} {where} ({BASELINE} did better)",
     }[stands]
 
 
-def _fidelity_and_diversity(summary: Summary, name: str) -> list[str]:
-    """Where precision or recall differ by more than the spread: a lower FID can hide lost variety."""
+def _beside(summary: Summary) -> list[Metric]:
+    """The metrics beside the main one that say something else."""
+    _, *rest = metrics_of(summary).values()
+    return [metric for metric in rest if not metric.restates]
+
+
+def _title(metrics: Sequence[Metric]) -> str:
+    """Metrics as a heading: ``Precision and recall``."""
+    return joined([metric.word if place else metric.title for place, metric in enumerate(metrics)]) if metrics else ""
+
+
+def _beside_quality(summary: Summary, name: str) -> list[str]:
+    """Where the other metrics differ by more than the spread: a lower FID, for one, can hide lost variety."""
     found: dict[str, list[str]] = {}
-    scores: tuple[ScoreName, ...] = ("precision", "recall")
-    for score in scores:
+    for metric in _beside(summary):
         places = [
-            (word, [nfe for nfe in summary["nfes"] if against(summary, name, BASELINE, nfe, score) == stands])
-            for stands, word in (("ahead", "higher"), ("behind", "lower"))
+            (word, [nfe for nfe in summary["nfes"] if against(summary, name, BASELINE, nfe, metric) == stands])
+            for stands, word in (("ahead", metric.better), ("behind", metric.worse))
         ]
         where = " and ".join(f"{word} {at_calls(nfes)}" for word, nfes in places if nfes)
         if where:
-            found.setdefault(where, []).append(score)
+            found.setdefault(where, []).append(metric.word)
     return [
         f"{name} against {BASELINE}: {joined(which)} {'is' if len(which) == 1 else 'are'} {where}."
         for where, which in found.items()
     ]
+
+
+def _goal(summary: Summary) -> str:
+    return f"the final {main_metric(summary).word} of {BASELINE}"
 
 
 def _steps(summary: Summary, name: str) -> str:
@@ -137,7 +164,7 @@ def _steps(summary: Summary, name: str) -> str:
             missed.append(nfe)
         else:
             reached[nfe] = spread(ratio, 2) + _of_seeds(ratios[nfe])
-    goal, single = f"the final FID of {BASELINE}", f", {SINGLE}" if _single(summary) else ""
+    goal, single = _goal(summary), f", {SINGLE}" if _single(summary) else ""
     never = at_calls(missed) + (single or f" in any of the {len(summary['seeds'])} seeds") if missed else ""
     if not reached:
         return f"{name} did not reach {goal} {never}." if missed else f"{name}: no steps were recorded."

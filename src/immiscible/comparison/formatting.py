@@ -53,6 +53,11 @@ def percent(value: float) -> str:
     return f"{size:.1f} %" if size < 10 else f"{size:,.0f} %"
 
 
+def change(ours: float, theirs: float) -> str:
+    """The size of a difference without its sign: in per cent where what it is compared with is positive."""
+    return percent(100 * (ours - theirs) / theirs) if theirs > 0 else number(abs(ours - theirs))
+
+
 def calls(nfe: str) -> str:
     """One number of network calls as a heading: ``5 network calls``, or ``adaptive solver``."""
     return count(int(nfe), "network call") if nfe.isdecimal() else f"{nfe} solver"

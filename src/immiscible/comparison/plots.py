@@ -1,4 +1,4 @@
-"""The pictures of a comparison: FID against training steps, and FID at the end.
+"""The pictures of a comparison: its main metric against training steps, and at the end.
 
 Each picture comes in a light and a dark version. A coupling keeps its colour, line style and marker throughout; the
 colours are those of Okabe and Ito, told apart with any common colour blindness, and the baseline is grey and dashed.
@@ -23,7 +23,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from PIL import Image
 
 from immiscible.comparison.formatting import calls, count
-from immiscible.comparison.schema import BASELINE, Score, Summary, final
+from immiscible.comparison.schema import BASELINE, Score, Summary, final_score, main_metric, score_at
+from immiscible.config.metric import FID, Metric
 
 DPI = 150
 LINES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.2)))
@@ -56,9 +57,14 @@ DARK = Theme(
 )
 
 
-def curve_name(nfe: str) -> str:
-    """The name of the picture of FID against steps at one number of network calls."""
-    return "fid-nfe" + re.sub(r"[^A-Za-z0-9.]", "-", nfe)
+def curve_name(nfe: str, metric: Metric = FID) -> str:
+    """The name of the picture of a metric against steps at one number of network calls."""
+    return re.sub(r"[^A-Za-z0-9.]", "-", f"{metric.name}-nfe{nfe}")
+
+
+def has_log_scale(metric: Metric) -> bool:
+    """Whether a metric is drawn on a log scale: distances are, which fall by factors; shares are not."""
+    return metric.better == "lower"
 
 
 def draw(summary: Summary, themes: Sequence[Theme] = (LIGHT, DARK)) -> dict[str, bytes]:
@@ -72,10 +78,10 @@ def draw(summary: Summary, themes: Sequence[Theme] = (LIGHT, DARK)) -> dict[str,
         PNG files by name without ending: one per number of network calls (see :func:`curve_name`), ``final`` and
         ``overview``, and each of them again with ``-dark`` at the end.
     """
-    pictures = {}
+    pictures, metric = {}, main_metric(summary)
     for theme in themes:
         for nfe in summary["nfes"]:
-            pictures[curve_name(nfe) + theme.suffix] = _png(_single(summary, theme, nfe))
+            pictures[curve_name(nfe, metric) + theme.suffix] = _png(_single(summary, theme, nfe))
         pictures["final" + theme.suffix] = _png(_final(summary, theme))
         pictures["overview" + theme.suffix] = _png(_overview(summary, theme))
     return pictures
@@ -121,7 +127,7 @@ def _final(summary: Summary, theme: Theme) -> Figure:
     figure = _figure(theme, 6.4, 3.6)
     axes = _axes(figure.subplots(), theme)
     _dots(axes, summary, theme)
-    axes.set_ylabel("FID, lower is better")
+    axes.set_ylabel(_label(summary))
     _legend(figure, axes, theme, loc="outside upper center", ncols=min(4, len(summary["couplings"])))
     return figure
 
@@ -134,7 +140,7 @@ def _overview(summary: Summary, theme: Theme) -> Figure:
     for axes, nfe in zip(panels, nfes, strict=False):
         _curves(_axes(axes, theme), summary, theme, nfe)
         axes.set_ylabel("")
-    panels[0].set_ylabel("FID, lower is better")
+    panels[0].set_ylabel(_label(summary))
     _dots(_axes(panels[-1], theme), summary, theme)
     seeds = len(summary["seeds"])
     bands = "one seed, so no spread" if seeds == 1 else f"mean ± standard deviation over {count(seeds, 'seed')}"
@@ -146,10 +152,10 @@ def _overview(summary: Summary, theme: Theme) -> Figure:
 
 def _curves(axes: Axes, summary: Summary, theme: Theme, nfe: str) -> None:
     """A line per coupling, with a band of one standard deviation where there are several seeds."""
-    shown = []
+    shown, metric = [], main_metric(summary)
     for name, result in summary["couplings"].items():
         points, look = result["curves"][nfe], style_of(summary, name, theme)
-        steps, scores = [point["step"] for point in points], [point["fid"] for point in points]
+        steps, scores = [point["step"] for point in points], [score_at(point, metric) for point in points]
         every = math.ceil(len(steps) / 12)
         means = [score["mean"] for score in scores]
         axes.plot(steps, means, label=plain(name), linewidth=1.8, markersize=4.5, markevery=every, **look)
@@ -157,21 +163,21 @@ def _curves(axes: Axes, summary: Summary, theme: Theme, nfe: str) -> None:
             low, high = zip(*(_reach(score) for score in scores), strict=True)
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
         shown += scores
-    _log_scale(axes, shown)
+    _scale(axes, shown, metric)
     axes.set_title(plain(calls(nfe)), color=theme.text, fontsize=11)
     axes.set_xlabel("training steps")
-    axes.set_ylabel("FID, lower is better")
+    axes.set_ylabel(_label(summary))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _dots(axes: Axes, summary: Summary, theme: Theme) -> None:
-    """The FID at the end as a dot per coupling, grouped by the number of network calls."""
-    nfes, names = summary["nfes"], list(summary["couplings"])
+    """The scores at the end, a dot per coupling, grouped by the number of network calls."""
+    nfes, names, metric = summary["nfes"], list(summary["couplings"]), main_metric(summary)
     gap = min(0.18, 0.7 / len(names))
     for place, name in enumerate(names):
-        scores = [final(summary, name, nfe)["fid"] for nfe in nfes]
+        scores = [final_score(summary, name, nfe, metric) for nfe in nfes]
         where = [group + gap * (place - (len(names) - 1) / 2) for group in range(len(nfes))]
         look: dict[str, Any] = style_of(summary, name, theme) | {"linestyle": "none"}
         bars = [score["std"] or 0.0 for score in scores]
@@ -184,7 +190,7 @@ def _dots(axes: Axes, summary: Summary, theme: Theme) -> None:
             elinewidth=1.6,
             **look,
         )
-    _log_scale(axes, [final(summary, name, nfe)["fid"] for nfe in nfes for name in names])
+    _scale(axes, [final_score(summary, name, nfe, metric) for nfe in nfes for name in names], metric)
     axes.set_title(f"at the end, {count(summary['steps'], 'step')}", color=theme.text, fontsize=11)
     axes.set_xlabel("network calls per sample")
     axes.set_xticks(range(len(nfes)), [plain(nfe) for nfe in nfes])
@@ -199,8 +205,18 @@ def _reach(score: Score) -> tuple[float, float]:
     return score["mean"] - (score["std"] or 0), score["mean"] + (score["std"] or 0)
 
 
-def _log_scale(axes: Axes, scores: Sequence[Score]) -> None:
-    """A log scale with readable ticks, its limits set by the means so that a wide band cannot squeeze the lines."""
+def _label(summary: Summary) -> str:
+    metric = main_metric(summary)
+    return plain(f"{metric.title}, {metric.better} is better")
+
+
+def _scale(axes: Axes, scores: Sequence[Score], metric: Metric) -> None:
+    """A log scale with readable ticks, its limits set by the means so that a wide band cannot squeeze the lines.
+
+    The scale is linear where the metric is no distance, or a score lies at zero or below.
+    """
+    if not has_log_scale(metric):
+        return
     least, most = min(score["mean"] for score in scores), max(_reach(score)[1] for score in scores)
     if least <= 0:
         return

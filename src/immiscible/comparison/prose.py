@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from immiscible.comparison.formatting import count, joined
-from immiscible.comparison.schema import BASELINE, Summary
+from immiscible.comparison.schema import BASELINE, Summary, metrics_of
 
 SINGLE_SEED = (
     "One seed was run. It gives no spread: how much of a difference is chance can be told from more seeds only."
@@ -14,10 +14,6 @@ PAIRED = (
     "significance, and among many comparisons some will meet it by chance."
 )
 READING = (
-    "KID compares the same features with a kernel, without assuming Gaussians. It has no bias from the number of "
-    "samples, and can fall slightly below zero where there is no difference.",
-    "Precision is the share of the samples that lie among the data (do they look right?), recall the share of the data "
-    "that lies among the samples (is everything covered?). A low FID with a low recall has lost variety.",
     "Network calls are what a sample costs. A coupling may help at few and hurt at many: look at every column.",
     "A lower training loss is no evidence of better samples: pairing makes the target itself less random, so the loss "
     "falls either way. That is why it is not shown.",
@@ -33,11 +29,12 @@ def statement(summary: Summary) -> str:
     shape = "\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}".join(map(str, data["shape"]))
     steps, couplings = count(summary["steps"], "step"), count(len(summary["couplings"]), "coupling")
     vanilla = f"; {BASELINE} is vanilla training" if BASELINE in summary["couplings"] else ""
+    features = f", in the features of: {summary['features']}" if summary["features"] else ""
     return (
         f"The same network was trained for {steps} on {data['name']} ({data['count']:,} {kind} of shape {shape}) with "
         f"{couplings}: {joined(summary['couplings'])}. A coupling decides which noise is paired with which of the "
-        f"{kind}{vanilla}. {_seeds(summary['seeds'])} Each score is of {summary['samples_per_score']:,} samples, in "
-        f"the features of: {summary['features']}."
+        f"{kind}{vanilla}. {_seeds(summary['seeds'])} Each score is of {summary['samples_per_score']:,} "
+        f"samples{features}."
     )
 
 
@@ -50,8 +47,11 @@ def _seeds(seeds: list[int]) -> str:
 
 def reading_notes(summary: Summary) -> list[str]:
     """How to read the figures, in short notes."""
-    fid = (
-        "FID is the distance between the features of samples and of data, each taken as a Gaussian. The features here: "
-        f"{summary['features']}. Figures in other features, or of another number of samples, compare with nothing here."
-    )
-    return [fid, *READING, SINGLE_SEED if len(summary["seeds"]) == 1 else PAIRED]
+    first, *rest = (metric.meaning for metric in metrics_of(summary).values())
+    if summary["features"]:
+        first += (
+            f" The features here: {summary['features']}. Figures in other features, or of another number of samples, "
+            "compare with nothing here."
+        )
+    meanings = [meaning.strip() for meaning in (first, *rest) if meaning.strip()]
+    return [*meanings, *READING, SINGLE_SEED if len(summary["seeds"]) == 1 else PAIRED]

@@ -12,7 +12,7 @@ import torch
 
 from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import Summary
-from immiscible.comparison.summary import Trained, summarise
+from immiscible.comparison.summary import Scoring, Trained, summarise
 from immiscible.comparison.variants import Variant, parse_variants
 from immiscible.config.command import command_line
 from immiscible.config.comparison import Compare
@@ -77,7 +77,8 @@ def compare(config: Compare) -> Summary:
         trained, left_out = _run_all(runs, run_one)
         whole = [variant for variant in variants if variant.name not in left_out]
         pictures = {variant.name: _draw_samples(config, variant, samplers, device) for variant in whole}
-        summary = summarise(config, command(config), data, reference, samples, samplers, trained, pictures)
+        scoring = Scoring(data, reference.features.name, samples, [str(sampler) for sampler in samplers], doubts)
+        summary = summarise(config, command(config), scoring, trained, pictures)
         if left_out:
             summary["left_out"] = left_out
         if gaps := _gaps(config, trained):

@@ -7,18 +7,15 @@ Whoever trains writes it, whoever presents reads it, and nothing else passes bet
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NotRequired, TypedDict, cast, get_args
 
+from immiscible.config.metric import IMAGE_METRICS, Better, Metric, by_name
 from immiscible.errors import InputError
 
 FORMAT = 1
 BASELINE = "independent"
-
-ScoreName = Literal["fid", "kid", "precision", "recall"]
-SCORE_NAMES: tuple[ScoreName, ...] = ("fid", "kid", "precision", "recall")
-SCORE_TITLES: dict[ScoreName, str] = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall"}
-LOWER_IS_BETTER: dict[ScoreName, bool] = {"fid": True, "kid": True, "precision": False, "recall": False}
 
 
 class Score(TypedDict):
@@ -30,20 +27,19 @@ class Score(TypedDict):
 
 
 class Point(TypedDict):
-    """The scores of one coupling at one training step and one number of network calls."""
+    """The scores of one coupling at one training step and one number of network calls.
+
+    Beside the keys here there is a :class:`Score` under the name of each metric, see :func:`score_at`.
+    """
 
     step: int
     nfe_mean: float
-    fid: Score
-    kid: Score
-    precision: Score
-    recall: Score
 
 
 class StepsRatio(TypedDict):
-    """Steps to the baseline's final FID over the baseline's own steps to it; None where it was not reached.
+    """Steps to the baseline's final score over the baseline's own steps to it; None where it was not reached.
 
-    ``ratio`` is over the seeds that reached it, ``values`` has one entry per seed.
+    The score is that of the main metric. ``ratio`` is over the seeds that reached it, ``values`` has one per seed.
     """
 
     ratio: Score | None
@@ -52,7 +48,7 @@ class StepsRatio(TypedDict):
     values: list[float | None]
 
 
-class Drift(TypedDict):
+class NoiseLaw(TypedDict):
     r"""How far the coupled noise is from N(0, I).
 
     ``norm_ratio`` is :math:`E|n|^2/D` (1 = exact), ``mean_shift`` the norm of the mean noise over :math:`\sqrt{D}`, and
@@ -64,7 +60,7 @@ class Drift(TypedDict):
     expected_mean_shift: float
 
 
-class Description(TypedDict):
+class CouplingFacts(TypedDict):
     """What a coupling moves, whether the law of the noise stays exact, and what it costs, in plain words."""
 
     moves: str
@@ -79,13 +75,13 @@ class CouplingResult(TypedDict):
     ``samples`` are paths of PNG grids of the first seed, relative to the report's directory.
     """
 
-    description: Description
+    description: CouplingFacts
     curves: dict[str, list[Point]]
     steps_to_baseline: dict[str, StepsRatio]
     pairing_ms: Score
     step_ms: Score
     overhead_percent: Score
-    drift: Drift
+    drift: NoiseLaw
     biased: bool
     warning: str | None
     samples: dict[str, str]
@@ -102,7 +98,9 @@ class Data(TypedDict):
 class Summary(TypedDict):
     """A whole comparison. The keys of ``curves``, ``samples`` and ``steps_to_baseline`` are the labels in ``nfes``.
 
-    ``scores_warning`` says why the scores tell little, where they are of few images; ``left_out`` why couplings that
+    ``metrics`` are the fields of each :class:`~immiscible.config.metric.Metric`, the one that curves and verdicts are
+    about first; those of images where it is absent. ``features`` may be empty where the scores need none.
+    ``scores_warning`` says why the scores tell little, where they are of few samples; ``left_out`` why couplings that
     were asked for are not there; ``gaps`` which points of the curves are missing.
     """
 
@@ -117,6 +115,7 @@ class Summary(TypedDict):
     config: dict[str, Any]
     environment: dict[str, Any]
     samples_per_score: int
+    metrics: NotRequired[list[dict[str, str]]]
     scores_warning: NotRequired[str | None]
     noise_floor: dict[str, float] | None
     couplings: dict[str, CouplingResult]
@@ -137,14 +136,19 @@ def check(summary: Summary) -> None:
         )
     if not summary["couplings"] or not summary["nfes"] or not summary["seeds"]:
         raise InputError("the summary must have at least one coupling, one number of network calls and one seed.")
+    metrics = metrics_of(summary).values()
     for name, result in summary["couplings"].items():
         for nfe in summary["nfes"]:
             points = result["curves"].get(nfe)
-            counts = {len(point[score]["values"]) for point in points or () for score in SCORE_NAMES}
+            counts = {_seeds_of(point, metric) for point in points or () for metric in metrics}
             if counts != {len(summary["seeds"])}:
                 raise InputError(f"the summary must hold the scores of {name!r} at nfe {nfe!r} for every seed.")
     for place in _not_finite(summary, "the summary"):
         raise InputError(f"all figures of a comparison must be finite, got NaN or infinity in {place}.")
+
+
+def _seeds_of(point: Point, metric: Metric) -> int:
+    return len(score_at(point, metric)["values"]) if metric.name in point else 0
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
@@ -156,9 +160,50 @@ def _not_finite(value: Any, place: str) -> Iterator[str]:
         yield from _not_finite(item, f"{place}, {key}")
 
 
+def metrics_of(summary: Summary) -> dict[str, Metric]:
+    """The metrics of a comparison by name, the one that curves and verdicts are about first.
+
+    Raises:
+        InputError: If they are not as :func:`as_written` gives them.
+    """
+    if "metrics" not in summary:
+        return by_name(IMAGE_METRICS)
+    try:
+        metrics = by_name(Metric(**fields) for fields in cast(list[dict[str, Any]], summary["metrics"]))
+    except TypeError as error:
+        raise InputError(f"a metric of the summary must have a name, a title and a direction, got: {error}.") from None
+    for fields in map(asdict, metrics.values()):
+        known = fields["better"] in get_args(Better) and fields["name"] not in Point.__annotations__
+        if not known or not all(isinstance(value, str) for value in fields.values()):
+            raise InputError(f"a metric of the summary must be better if lower or higher, got {fields}.")
+    if not metrics:
+        raise InputError("the summary must have at least one metric.")
+    return metrics
+
+
+def as_written(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The part of a summary that says what its metrics are: nothing for those of images, which need no saying."""
+    return {} if tuple(metrics) == IMAGE_METRICS else {"metrics": [asdict(metric) for metric in metrics]}
+
+
+def main_metric(summary: Summary) -> Metric:
+    """The metric that curves and verdicts are about."""
+    return next(iter(metrics_of(summary).values()))
+
+
+def score_at(point: Point, metric: Metric) -> Score:
+    """A score at one point of a curve."""
+    return cast(dict[str, Any], point)[metric.name]
+
+
 def final(summary: Summary, coupling: str, nfe: str) -> Point:
     """The scores at the last training step."""
     return summary["couplings"][coupling]["curves"][nfe][-1]
+
+
+def final_score(summary: Summary, coupling: str, nfe: str, metric: Metric) -> Score:
+    """One score at the last training step."""
+    return score_at(final(summary, coupling, nfe), metric)
 
 
 def others(summary: Summary) -> list[str]:

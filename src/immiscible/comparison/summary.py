@@ -16,17 +16,17 @@ from immiscible.comparison.schema import (
     BASELINE,
     FORMAT,
     CouplingResult,
-    Drift,
+    NoiseLaw,
     Point,
     Score,
     StepsRatio,
     Summary,
+    as_written,
 )
 from immiscible.config.comparison import Compare
+from immiscible.config.metric import FID, IMAGE_METRICS, Metric
 from immiscible.couplings import describe
 from immiscible.data import Images
-from immiscible.evaluation.scores import Reference
-from immiscible.samplers import AnySampler
 
 Rows = Iterable[dict[str, Any]]
 
@@ -42,18 +42,43 @@ class Trained:
     rows: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How all runs of a comparison are scored.
+
+    Attributes:
+        data: What they are scored against.
+        features: What the scores are computed in; empty where they need no features.
+        samples: The number of samples behind each score.
+        nfes: The numbers of network calls, as samplers spell them.
+        warning: Why the scores tell little, where they do.
+        metrics: What is measured, the main metric first.
+    """
+
+    data: Images
+    features: str
+    samples: int
+    nfes: Sequence[str]
+    warning: str | None = None
+    metrics: Sequence[Metric] = IMAGE_METRICS
+
+
 def summarise(
     config: Compare,
     command: str,
-    data: Images,
-    reference: Reference,
-    samples: int,
-    samplers: Sequence[AnySampler],
+    scoring: Scoring,
     trained: Sequence[Trained],
     pictures: dict[str, dict[str, str]],
 ) -> Summary:
-    """The summary of a comparison, see :mod:`immiscible.comparison.schema`."""
-    nfes = [str(sampler) for sampler in samplers]
+    """The summary of a comparison, see :mod:`immiscible.comparison.schema`.
+
+    Arguments:
+        config: The comparison.
+        command: The command that repeats it.
+        scoring: How its runs were scored.
+        trained: Its runs with their measurements.
+        pictures: For each coupling the paths of its sample grids, by number of network calls.
+    """
     couplings = dict.fromkeys(run.coupling for run in trained)
     baseline = [run for run in trained if run.coupling == BASELINE]
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
@@ -61,18 +86,19 @@ def summarise(
         format=FORMAT,
         task=config.task,
         command=command,
-        data={"name": data.name, "count": len(data), "shape": list(data.shape)},
-        features=reference.features.name,
+        data={"name": scoring.data.name, "count": len(scoring.data), "shape": list(scoring.data.shape)},
+        features=scoring.features,
         seeds=config.seed_list,
         steps=config.steps,
-        nfes=nfes,
+        nfes=list(scoring.nfes),
         config=settings,
         environment=environment(),
-        samples_per_score=samples,
-        scores_warning=reference.doubts(samples),
+        samples_per_score=scoring.samples,
+        **as_written(scoring.metrics),
+        scores_warning=scoring.warning,
         noise_floor=None,
         couplings={
-            name: _result(name, [run for run in trained if run.coupling == name], baseline, nfes, pictures[name])
+            name: _result([run for run in trained if run.coupling == name], baseline, scoring, pictures[name])
             for name in couplings
         },
     )
@@ -99,21 +125,23 @@ def processor() -> str:
 
 
 def _result(
-    name: str, runs: Sequence[Trained], baseline: Sequence[Trained], nfes: list[str], pictures: dict[str, str]
+    runs: Sequence[Trained], baseline: Sequence[Trained], scoring: Scoring, pictures: dict[str, str]
 ) -> CouplingResult:
+    """All that was measured of one coupling, whose runs are given."""
     drifts = [run.summary["drift"] for run in runs]
     warning = next((run.summary["warning"] for run in runs if run.summary["warning"]), None)
-    described = describe(name.partition("[")[0])
+    described = describe(runs[0].coupling.partition("[")[0])
+    main, nfes = scoring.metrics[0], scoring.nfes
     return CouplingResult(
         description={"moves": described.moves, "marginal": described.marginal, "cost": described.cost},
-        curves={nfe: _curve(runs, nfe) for nfe in nfes},
-        steps_to_baseline={nfe: steps_to_baseline(runs, baseline, nfe) for nfe in nfes} if baseline else {},
-        pairing_ms=spread(run.summary["pairing_ms"] for run in runs),
-        step_ms=spread(run.summary["step_ms"] for run in runs),
-        overhead_percent=spread(run.summary["overhead_percent"] for run in runs),
-        drift=Drift(
-            norm_ratio=spread(drift["norm_ratio"] for drift in drifts),
-            mean_shift=spread(drift["mean_shift"] for drift in drifts),
+        curves={nfe: _curve(runs, nfe, scoring.metrics) for nfe in nfes},
+        steps_to_baseline={nfe: steps_to_baseline(runs, baseline, nfe, main) for nfe in nfes} if baseline else {},
+        pairing_ms=over_seeds(run.summary["pairing_ms"] for run in runs),
+        step_ms=over_seeds(run.summary["step_ms"] for run in runs),
+        overhead_percent=over_seeds(run.summary["overhead_percent"] for run in runs),
+        drift=NoiseLaw(
+            norm_ratio=over_seeds(drift["norm_ratio"] for drift in drifts),
+            mean_shift=over_seeds(drift["mean_shift"] for drift in drifts),
             expected_mean_shift=drifts[0]["expected_mean_shift"],
         ),
         biased=warning is not None,
@@ -122,53 +150,63 @@ def _result(
     )
 
 
-def _curve(runs: Sequence[Trained], nfe: str) -> list[Point]:
+def _curve(runs: Sequence[Trained], nfe: str, metrics: Sequence[Metric]) -> list[Point]:
     """The scores along the training, over the seeds, at the steps that all of them were scored at."""
     steps = sorted(set.intersection(*({row["step"] for row in run.rows} for run in runs)))
-    points = []
+    points: list[Any] = []
     for step in steps:
         rows = [row for run in runs for row in run.rows if row["step"] == step and row["nfe"] == nfe]
-        points.append(
-            Point(
-                step=step,
-                nfe_mean=statistics.fmean(row["calls"] for row in rows),
-                fid=spread(row["fid"] for row in rows),
-                kid=spread(row["kid"] for row in rows),
-                precision=spread(row["precision"] for row in rows),
-                recall=spread(row["recall"] for row in rows),
-            )
-        )
+        scores = {metric.name: over_seeds(row[metric.name] for row in rows) for metric in metrics}
+        points.append({"step": step, "nfe_mean": statistics.fmean(row["calls"] for row in rows), **scores})
     return points
 
 
-def spread(values: Iterable[float]) -> Score:
+def over_seeds(values: Iterable[float]) -> Score:
     """Mean, sample standard deviation (None for a single value) and the values."""
     listed = list(values)
     std = statistics.stdev(listed) if len(listed) > 1 else None
     return Score(mean=statistics.fmean(listed), std=std, values=listed)
 
 
-def steps_to_baseline(runs: Sequence[Trained], baseline: Sequence[Trained], nfe: str) -> StepsRatio:
-    """Steps to the baseline's final FID over the baseline's own steps to it, seed by seed."""
-    by_seed = {run.seed: _fids(run.rows, nfe) for run in baseline}
+def steps_to_baseline(
+    runs: Sequence[Trained], baseline: Sequence[Trained], nfe: str, metric: Metric = FID
+) -> StepsRatio:
+    """Steps to the baseline's final score over the baseline's own steps to it, seed by seed.
+
+    Arguments:
+        runs: The runs of one coupling.
+        baseline: The runs of the baseline, one for each of their seeds.
+        nfe: The number of network calls.
+        metric: Which score.
+    """
+    curves = {run.seed: _scores(run.rows, nfe, metric) for run in baseline}
     values: list[float | None] = []
     for run in runs:
-        goal = by_seed[run.seed][-1][1]
-        own, its = first_step_at(_fids(run.rows, nfe), goal), first_step_at(by_seed[run.seed], goal)
-        values.append(None if own is None or its is None else own / its)
+        goal = curves[run.seed][-1][1]
+        ours = first_step_at(_scores(run.rows, nfe, metric), goal, metric)
+        theirs = first_step_at(curves[run.seed], goal, metric)
+        values.append(None if ours is None or theirs is None else ours / theirs)
     reached = [value for value in values if value is not None]
-    return StepsRatio(ratio=spread(reached) if reached else None, reached=len(reached), of=len(values), values=values)
+    return StepsRatio(
+        ratio=over_seeds(reached) if reached else None, reached=len(reached), of=len(values), values=values
+    )
 
 
-def _fids(rows: Rows, nfe: str) -> list[tuple[int, float]]:
-    return sorted((row["step"], row["fid"]) for row in rows if row["nfe"] == nfe)
+def _scores(rows: Rows, nfe: str, metric: Metric) -> list[tuple[int, float]]:
+    return sorted((row["step"], row[metric.name]) for row in rows if row["nfe"] == nfe)
 
 
-def first_step_at(curve: Sequence[tuple[int, float]], goal: float) -> float | None:
-    """The step at which a curve of (step, FID) first comes down to a goal, linear between its points; None if never."""
+def first_step_at(curve: Sequence[tuple[int, float]], goal: float, metric: Metric = FID) -> float | None:
+    """The step at which a curve is first as good as a goal, linear between its points; None if it never is.
+
+    Arguments:
+        curve: Pairs of a step and a score.
+        goal: The score to reach.
+        metric: Which score, which says whether it has to come down or to rise.
+    """
     before: tuple[int, float] | None = None
     for step, value in curve:
-        if value <= goal:
+        if metric.gain(value, goal) >= 0:
             if before is None or before[1] == value:
                 return float(step)
             share = (before[1] - goal) / (before[1] - value)

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from immiscible.comparison.elements import Markup, several, table, tag
 from immiscible.comparison.formatting import count, decimals, number, spread
 from immiscible.comparison.schema import (
     BASELINE,
-    LOWER_IS_BETTER,
-    SCORE_TITLES,
     CouplingResult,
     Point,
     Score,
-    ScoreName,
     StepsRatio,
     Summary,
     final,
+    main_metric,
     others,
+    score_at,
 )
 from immiscible.comparison.verdict import best
+from immiscible.config.metric import Metric
+from immiscible.pages.parts import Cell, Name, Table
 
 COLOURS = 6
 
 
-def name_of(summary: Summary, name: str) -> Markup:
-    """The name of a coupling behind a dot in its colour; it may break after a colon or an at sign."""
-    place = "" if name == BASELINE else f" c{others(summary).index(name) % COLOURS}"
-    swatch = tag("span", class_=f"swatch{place}", aria_hidden="true")
-    first, *rest = re.split("(?<=[:@])", name)
-    return several([tag("span", swatch, first, class_="name"), *(several([tag("wbr"), piece]) for piece in rest)])
+def name_of(summary: Summary, name: str) -> Name:
+    """The name of a coupling behind a dot in its colour."""
+    return Name(name, "baseline" if name == BASELINE else f"c{others(summary).index(name) % COLOURS}")
 
 
-def score_table(summary: Summary, score: ScoreName) -> Markup:
+def score_table(summary: Summary, metric: Metric) -> Table:
     """One score at the end of training: a row per coupling, a column per number of network calls."""
-    columns = [_score_column(summary, score, nfe) for nfe in summary["nfes"]]
+    columns = [_score_column(summary, metric, nfe) for nfe in summary["nfes"]]
     rows = [(name_of(summary, name), [column[i] for column in columns]) for i, name in enumerate(summary["couplings"])]
-    caption = [tag("b", SCORE_TITLES[score]), f", {'lower' if LOWER_IS_BETTER[score] else 'higher'} is better."]
-    floor = (summary["noise_floor"] or {}).get(score)
+    meaning = f", {metric.better} is better."
+    floor = (summary["noise_floor"] or {}).get(metric.name)
     if floor is not None:
-        caption.append(f" For scale: one half of the data against the other half scores {number(floor)}.")
-    return table(several(caption), _headings(summary), rows)
+        meaning += f" For scale: one half of the data against the other half scores {number(floor)}."
+    return Table(metric.title, meaning, _headings(summary), rows)
 
 
 def _headings(summary: Summary) -> list[str]:
@@ -59,54 +55,60 @@ def what_is_marked(summary: Summary) -> str:
     )
 
 
-def _score_column(summary: Summary, score: ScoreName, nfe: str) -> list[Markup]:
-    points = [final(summary, name, nfe) for name in summary["couplings"]]
-    places = decimals([point[score]["mean"] for point in points])
-    winner = best(summary, nfe, score)
-    cells = []
-    for name, point in zip(summary["couplings"], points, strict=True):
-        cell = figure(point[score], places)
-        if name == winner:
-            cell = tag("strong", cell, class_="best", title="best")
-        if score == "fid":
-            cell = several([cell, _true_calls(point, nfe)])
-        cells.append(cell)
-    return cells
+def _score_column(summary: Summary, metric: Metric, nfe: str) -> list[Cell]:
+    points = {name: final(summary, name, nfe) for name in summary["couplings"]}
+    places = decimals([score_at(point, metric)["mean"] for point in points.values()])
+    winner, first = best(summary, nfe, metric.name), metric == main_metric(summary)
+    return [
+        score_cell(score_at(point, metric), places, _true_calls(point, nfe) if first else "", best=name == winner)
+        for name, point in points.items()
+    ]
 
 
-def figure(score: Score, places: int) -> Markup:
-    """A mean with its spread set smaller, so that the spread can take a line of its own on a phone."""
+def score_cell(score: Score, places: int, note: str = "", *, best: bool = False) -> Cell:
+    """A mean with its spread.
+
+    Arguments:
+        score: The score.
+        places: The number of decimals.
+        note: What stands below.
+        best: Whether it is marked as the best.
+    """
     mean, _, std = spread(score, places).partition(" ± ")
-    return several([mean, tag("span", tag("small", f" ± {std}"), class_="spread") if std else ""])
+    return Cell(mean, std, note, best)
 
 
-def _true_calls(point: Point, nfe: str) -> Markup | str:
+def _true_calls(point: Point, nfe: str) -> str:
     """The network calls really made, where the heading does not say so."""
     if nfe.isdecimal() and abs(point["nfe_mean"] - int(nfe)) < 0.5:
         return ""
-    return tag("small", f"{point['nfe_mean']:.0f} calls", class_="calls")
+    return f"{point['nfe_mean']:.0f} calls"
 
 
-def steps_table(summary: Summary) -> Markup:
-    """The training steps to the baseline's final FID, as a multiple of those that the baseline needed."""
+def steps_table(summary: Summary) -> Table | None:
+    """The training steps to the baseline's final score, as a multiple of those that the baseline needed.
+
+    None where there is no baseline, or nothing beside it.
+    """
+    if BASELINE not in summary["couplings"] or not others(summary):
+        return None
     rows = []
     for name in others(summary):
         ratios = summary["couplings"][name]["steps_to_baseline"]
-        cells = [_ratio(ratios[nfe]) if nfe in ratios else "not recorded" for nfe in summary["nfes"]]
+        cells = [_ratio(ratios[nfe]) if nfe in ratios else Cell("not recorded") for nfe in summary["nfes"]]
         rows.append((name_of(summary, name), cells))
     meaning = (
         f", as a multiple of the steps that {BASELINE} took to first reach it: 0.50 is half the training, more than 1 "
         f"is longer. {_resolution(summary)}"
     )
-    return table(several([tag("b", f"Steps to the final FID of {BASELINE}"), meaning]), _headings(summary), rows)
+    return Table(f"Steps to the final {main_metric(summary).word} of {BASELINE}", meaning, _headings(summary), rows)
 
 
-def _ratio(entry: StepsRatio) -> Markup:
+def _ratio(entry: StepsRatio) -> Cell:
     seeds = f"{entry['reached']} of {count(entry['of'], 'seed')}"
     if entry["ratio"] is None:
-        return several(["not reached", tag("small", seeds, class_="seeds")])
-    partly = "" if entry["reached"] == entry["of"] else tag("small", f"only {seeds}", class_="seeds")
-    return several([figure(entry["ratio"], 2), partly])
+        return Cell("not reached", note=seeds)
+    return score_cell(entry["ratio"], 2, "" if entry["reached"] == entry["of"] else f"only {seeds}")
 
 
 def _resolution(summary: Summary) -> str:
@@ -118,16 +120,15 @@ def _resolution(summary: Summary) -> str:
     return f"{partial}Scores were taken every {count(gap, 'step')}, with straight lines between them."
 
 
-def cost_table(summary: Summary) -> Markup:
+def cost_table(summary: Summary) -> Table:
     """What pairing costs in each training step."""
     results = summary["couplings"].values()
     rows = _measured(summary, [[r["pairing_ms"], r["step_ms"], r["overhead_percent"]] for r in results])
     meaning = " per training step, on the machine named below. The overhead is against a step without pairing."
-    heads = ["Coupling", "pairing, ms", "whole step, ms", "overhead, %"]
-    return table(several([tag("b", "Cost"), meaning]), heads, rows)
+    return Table("Cost", meaning, ["Coupling", "pairing, ms", "whole step, ms", "overhead, %"], rows)
 
 
-def noise_table(summary: Summary) -> Markup:
+def noise_table(summary: Summary) -> Table:
     """How far the paired noise is from N(0, I)."""
     results = list(summary["couplings"].values())
     measured = _measured(summary, [[r["drift"]["norm_ratio"], r["drift"]["mean_shift"]] for r in results], places=3)
@@ -136,29 +137,28 @@ def noise_table(summary: Summary) -> Markup:
         " that training saw. E|n|²/D is 1 for exact noise. The shift is the length of the mean noise over √D; even "
         "exact noise shows some, of the size given beside it. The last column says whether the noise drifts."
     )
-    heads = ["Coupling", tag("span", "E|n|²/D", class_="formula"), "mean shift", "shift of exact noise", "verdict"]
-    return table(several([tag("b", "Law of the noise"), meaning]), heads, rows)
+    heads = ["Coupling", "E|n|²/D", "mean shift", "shift of exact noise", "verdict"]
+    return Table("Law of the noise", meaning, heads, rows)
 
 
-def _expected(result: CouplingResult) -> list[str]:
-    return [number(result["drift"]["expected_mean_shift"], 3), "drifts" if result["biased"] else "no drift seen"]
+def _expected(result: CouplingResult) -> list[Cell]:
+    shift = number(result["drift"]["expected_mean_shift"], 3)
+    return [Cell(shift), Cell("drifts" if result["biased"] else "no drift seen")]
 
 
-def _measured(
-    summary: Summary, figures: list[list[Score]], places: int | None = None
-) -> list[tuple[Markup, list[Markup]]]:
+def _measured(summary: Summary, figures: list[list[Score]], places: int | None = None) -> list[tuple[Name, list[Cell]]]:
     """Rows of figures, each column with decimals of its own unless they are given."""
     digits = [places if places is not None else decimals([s["mean"] for s in c]) for c in zip(*figures, strict=True)]
     return [
-        (name_of(summary, name), [figure(score, n) for score, n in zip(row, digits, strict=True)])
+        (name_of(summary, name), [score_cell(score, n) for score, n in zip(row, digits, strict=True)])
         for name, row in zip(summary["couplings"], figures, strict=True)
     ]
 
 
-def settings_table(title: str, settings: Mapping[str, Any]) -> Markup:
+def settings_table(title: str, settings: Mapping[str, Any]) -> Table:
     """Names and values of settings."""
-    rows: Sequence[tuple[object, Sequence[object]]] = [(key, [_setting(value)]) for key, value in settings.items()]
-    return tag("div", table(tag("b", title), ["Name", "Value"], rows), class_="words")
+    rows: Sequence[tuple[Name, Sequence[Cell]]] = [(Name(key), [Cell(_setting(v))]) for key, v in settings.items()]
+    return Table(title, "", ["Name", "Value"], rows)
 
 
 def _setting(value: Any) -> str:

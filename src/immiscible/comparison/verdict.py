@@ -13,13 +13,19 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from immiscible.comparison.schema import LOWER_IS_BETTER, ScoreName, Summary, final
+from immiscible.comparison.schema import Summary, final_score, main_metric, metrics_of
+from immiscible.config.metric import Metric
 
 Verdict = Literal["ahead", "level", "behind", "single"]
 
 
 def verdict(ours: Sequence[float], theirs: Sequence[float], *, lower_is_better: bool = True) -> Verdict:
-    """Says where ``ours`` stands against ``theirs``, both with one value per seed in the same order.
+    """Says where ``ours`` stands against ``theirs``.
+
+    Arguments:
+        ours: One value per seed.
+        theirs: One value per seed, in the same order.
+        lower_is_better: Whether lower values are better; otherwise higher ones are.
 
     Returns:
         ``"single"`` with one seed, which cannot tell; else ``"ahead"``, ``"behind"`` or ``"level"`` within the spread.
@@ -35,17 +41,32 @@ def verdict(ours: Sequence[float], theirs: Sequence[float], *, lower_is_better: 
     return "level"
 
 
-def against(summary: Summary, ours: str, theirs: str, nfe: str, score: ScoreName = "fid") -> Verdict:
-    """The verdict on two couplings of a comparison at the end of training."""
-    a, b = (final(summary, name, nfe)[score]["values"] for name in (ours, theirs))
-    return verdict(a, b, lower_is_better=LOWER_IS_BETTER[score])
+def against(summary: Summary, ours: str, theirs: str, nfe: str, metric: Metric | None = None) -> Verdict:
+    """The verdict on two couplings of a comparison at the end of training.
+
+    Arguments:
+        summary: The summary of a comparison.
+        ours: The coupling that is judged.
+        theirs: The coupling that it is judged against.
+        nfe: The number of network calls.
+        metric: What is compared; the comparison's main metric by default.
+    """
+    metric = metric or main_metric(summary)
+    a, b = (final_score(summary, name, nfe, metric)["values"] for name in (ours, theirs))
+    return verdict(a, b, lower_is_better=metric.better == "lower")
 
 
-def best(summary: Summary, nfe: str, score: ScoreName) -> str | None:
-    """The coupling that is ahead of every other one, if there is such a one."""
-    names = list(summary["couplings"])
-    for name in names:
-        rest = [other for other in names if other != name]
-        if rest and all(against(summary, name, other, nfe, score) == "ahead" for other in rest):
-            return name
+def best(summary: Summary, nfe: str, name: str) -> str | None:
+    """The coupling that is ahead of every other one, if there is such a one.
+
+    Arguments:
+        summary: The summary of a comparison.
+        nfe: The number of network calls.
+        name: The name of the metric.
+    """
+    metric, couplings = metrics_of(summary)[name], list(summary["couplings"])
+    for ours in couplings:
+        rest = [theirs for theirs in couplings if theirs != ours]
+        if rest and all(against(summary, ours, theirs, nfe, metric) == "ahead" for theirs in rest):
+            return ours
     return None
