@@ -71,7 +71,7 @@ def turn(loop: Loop) -> float:
     """Seconds of the steps of a whole pool."""
     start = time.perf_counter()
     for _ in range(TURN):
-        with loop.step_watch:
+        with loop.progress.watch:
             loop._train_step()
     return time.perf_counter() - start
 
@@ -98,7 +98,7 @@ def row(name: str, way: str, loop: Loop, seconds: dict[str, list[float]], limit:
         "network": f"{loop.config.network} of {sum(weight.numel() for weight in loop.task.network.parameters()):,}",
         "pairing": way,
         "step_ms": round(1e3 * statistics.median(seconds[way]) / TURN, 3),
-        "pairing_ms": round(loop.pairing_watch.ms_per(loop.step_watch), 3),
+        "pairing_ms": round(loop.feed.watch.ms_per(loop.progress.watch), 3),
         "added_percent": round(100 * added, 2),
         "target_percent": "" if target is None else 100 * target,
         "met": "" if target is None else "yes" if added <= target else "no",

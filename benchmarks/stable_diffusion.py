@@ -54,9 +54,9 @@ def make_loop(name: str, batch: int, folder: Path, data: Images) -> Loop:
 
 def row(name: str, loop: Loop, steps: list[float], x: Tensor) -> dict[str, object]:
     """The figures of a coupling."""
-    step, pairing = statistics.median(steps), loop.pairing_watch.ms_per(loop.step_watch)
+    step, pairing = statistics.median(steps), loop.feed.watch.ms_per(loop.progress.watch)
     noise = torch.randn_like(x)
-    memory = peak_bytes(lambda: loop.pairing.coupling(x, noise)) / x.nbytes
+    memory = peak_bytes(lambda: loop.feed.pairing.coupling(x, noise)) / x.nbytes
     return {
         "coupling": name,
         "batch": len(x),
@@ -102,12 +102,12 @@ def main() -> int:
         for turn in range(flags.rounds + 5):
             for name, loop in loops.items():
                 if turn == 5:
-                    loop.step_watch.seconds = loop.pairing_watch.seconds = 0.0
-                    loop.step_watch.timed = loop.pairing_watch.timed = 0
-                before = loop.step_watch.seconds
-                with loop.step_watch:
+                    loop.progress.watch.seconds = loop.feed.watch.seconds = 0.0
+                    loop.progress.watch.timed = loop.feed.watch.timed = 0
+                before = loop.progress.watch.seconds
+                with loop.progress.watch:
                     loop._train_step()
-                steps[name] += [1000 * (loop.step_watch.seconds - before)] if turn >= 5 else []
+                steps[name] += [1000 * (loop.progress.watch.seconds - before)] if turn >= 5 else []
         x = loops["independent"].source.draw(torch.arange(flags.batch), (0, 0, 0)).x
     rows = [row(name, loop, steps[name], x) for name, loop in loops.items()] + [search_row(x, flags.rounds)]
     with flags.out.open("w", newline="", encoding="utf-8") as file:

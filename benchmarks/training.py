@@ -128,7 +128,7 @@ def main() -> int:
 
 def _row(name: str, loop: Loop, times: list[dict[str, float]], batch: int, parameters: int) -> dict[str, object]:
     step = statistics.median(one[name] for one in times)
-    pairing = loop.pairing_watch.mean_ms
+    pairing = loop.feed.watch.mean_ms
     return {
         "coupling": name,
         "batch": batch,

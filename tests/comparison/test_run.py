@@ -23,7 +23,7 @@ from immiscible.config.comparison import CompareFlow
 from immiscible.config.recipes import FlowConfig
 from immiscible.evaluation.features import features_for
 from immiscible.runs.runs import load_run, train
-from immiscible.training.loop import TrainingError
+from immiscible.training.progress import TrainingError
 
 FLAGS = (
     "compare flow --data digits --couplings independent,assignment@0.5,knn:4 --seeds 0,1 --steps 20 --evaluations 2 "

@@ -25,6 +25,7 @@ from immiscible.training.checkpoint import load_checkpoint
 from immiscible.training.launcher import make_accelerator
 from immiscible.training.loop import Loop
 from immiscible.training.metrics import TIMES, read_metrics
+from immiscible.training.state import State
 
 FLAGS = (
     "train flow --data digits --coupling independent --steps 6 --batch-size 16 --width 8 --depth 1 "
@@ -112,7 +113,7 @@ def test_metrics_and_summary_of_a_stopped_run_are_those_of_one_that_was_not(
 DIVERGING = ["--learning-rate", "1e30", "--clip", "0", "--warmup", "0"]
 
 
-def fault(self: Loop, micro: int) -> None:
+def fault(self: Any, micro: int) -> None:
     raise KeyError("a fault")
 
 
@@ -138,7 +139,7 @@ def test_run_that_ended_before_its_first_checkpoint_may_be_changed(
     """What it drew and wrote on its way is not left among what the other one does."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_save", lambda self: fault(self, 0))
+        patch.setattr(State, "save", lambda self: fault(self, 0))
         with pytest.raises(KeyError):
             main(flags(run, "--seed", "3", "--log-every", "1", "--sample-every", "1", "--cost-space", "pca:4"))
     assert (run / "samples/step-1.png").exists()
@@ -200,13 +201,13 @@ def test_names_of_a_compiled_network_are_those_of_the_network(tmp_path: Path, in
     task = compiled(make_task(config, data))  # pyright: ignore[reportArgumentType]
     assert any("_orig_mod." in name for name, _ in task.network.named_parameters())
     loop = Loop(config, task, task.source(data, accelerator.device), Independent(), accelerator)
-    loop._save()
+    loop.state.save()
     names = {}
     for name, step in (("plain", 2), ("compiled", 0)):
         for file in ("model", "ema"):
             names[name, file] = load_file(tmp_path / name / f"checkpoints/step-{step}/{file}.safetensors").keys()
     assert names["plain", "model"] == names["compiled", "model"] == names["compiled", "ema"]
-    loop._resume()
+    loop.state.resume()
 
 
 def test_run_whose_names_were_those_of_a_compiled_network_opens(whole: Path, tmp_path: Path) -> None:

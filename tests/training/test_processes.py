@@ -379,10 +379,10 @@ def backward(self, *arguments, real=Loop._backward):
 Loop._backward = backward
 """,
     "disk full": """
-from immiscible.training import loop
+from immiscible.training import state
 def save(*arguments):
     raise OSError(28, "No space left on device")
-loop.save_checkpoint = save
+state.save_checkpoint = save
 """,
 }
 

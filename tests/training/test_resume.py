@@ -144,7 +144,7 @@ def test_damaged_checkpoint_does_not_push_out_good_ones(tmp_path: Path, monkeypa
         path = save_checkpoint(directory, state, keep)
         written.append((path.name, path.exists()))
 
-    monkeypatch.setattr("immiscible.training.loop.save_checkpoint", save)
+    monkeypatch.setattr("immiscible.training.state.save_checkpoint", save)
     assert main(flags(run, "--keep-checkpoints", "1", "--checkpoint-every", "5")) == 0
     assert written == [("step-55", True), ("step-60", True)]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-60", "step-60.damaged-1"]

@@ -34,7 +34,7 @@ from immiscible.samplers import AnySampler, parse_samplers
 from immiscible.tasks.registry import load_data
 from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.launcher import make_accelerator
-from immiscible.training.loop import TrainingError
+from immiscible.training.progress import TrainingError
 
 GRID = 36
 

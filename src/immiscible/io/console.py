@@ -40,7 +40,7 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         ]
-        self.visible = wanted and console.is_terminal
+        self.wanted, self.visible = wanted, wanted and console.is_terminal
         self._progress = Progress(*columns, console=console, disable=not self.visible)
         self._task = self._progress.add_task(description, total=total, completed=done, loss="", rate="")
 
