@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import runpy
 import sys
+from importlib.resources import files
 
 import numpy
 import pytest
@@ -108,3 +109,13 @@ def test_drawing_needs_no_pyplot(make_summary, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     module = runpy.run_path(str(plots.__file__))
     assert set(module["draw"](make_summary(1, ("5",)), [LIGHT])) == {"fid-nfe5", "final", "overview"}
+
+
+def test_plots_have_the_colours_of_the_page() -> None:
+    """The name of a coupling stands behind a dot in the colour of its curve."""
+    sheet = (files("immiscible.pages") / "templates/page.css").read_text(encoding="utf-8")
+    light, dark = sheet.split("@media (prefers-color-scheme: dark)")
+    for theme, part in ((LIGHT, light), (DARK, dark)):
+        named = {"card": theme.face, "text": theme.text, "baseline": theme.baseline}
+        named |= {f"c{place}": colour for place, colour in enumerate(theme.colours)}
+        assert all(f"--{name}: {colour};" in part for name, colour in named.items())
