@@ -1,1 +1,1 @@
-"""Comparing couplings: trained alike, scored alike, told in one page that claims no more than its figures."""
+"""Comparing couplings: trained alike, scored alike, reported on one page that claims no more than its figures."""

@@ -1,7 +1,7 @@
 """The pictures of a comparison: its main metric against training steps, and at the end.
 
 Each picture comes in a light and a dark version. A coupling keeps its colour, line style and marker throughout; the
-colours are those of Okabe and Ito, told apart with any common colour blindness, and the baseline is grey and dashed.
+colours are those of Okabe and Ito, distinct with any common colour blindness, and the baseline is grey and dashed.
 Figures are made without pyplot, so nothing global changes and no display is needed.
 """
 

@@ -46,12 +46,12 @@ class ClipScore:
         return meter.mean()
 
     def meter(self) -> ClipMeter:
-        """Scores images that come part by part."""
+        """Scores images that arrive in parts."""
         return ClipMeter(self)
 
 
 class ClipMeter:
-    """The CLIP score of images of which no more than a part is ever there."""
+    """The CLIP score of images that arrive in parts, none of which is kept."""
 
     def __init__(self, clip: ClipScore) -> None:
         from torchmetrics.multimodal.clip_score import CLIPScore
@@ -63,7 +63,7 @@ class ClipMeter:
 
     @torch.no_grad()
     def add(self, images: Tensor, prompts: Sequence[str]) -> None:
-        """Scores some images, with shape (N, 3, H, W), and a prompt for each."""
+        """Scores a part: images with shape (N, 3, H, W), and a prompt for each."""
         for first in range(0, len(images), CHUNK):
             part = slice(first, first + CHUNK)
             self.metric.update(list(to_uint8(images[part].to(self.device))), list(prompts[part]))
@@ -96,7 +96,7 @@ def load_clip(source: str, device: str | torch.device = "cpu") -> ClipScore:
     """Loads a CLIP model from a folder or the hub, onto a device.
 
     Raises:
-        InputError: If it cannot be had.
+        InputError: If it cannot be loaded.
     """
     from transformers import CLIPModel, CLIPProcessor
 

@@ -1,11 +1,11 @@
 """Chooses the features that images are compared in.
 
 FID and its relatives compare images by the features of some network, and a figure means nothing without the name of
-that network. The usual one, Inception-v3, saw photographs of 299x299 pixels: a digit of 8x8 grey pixels blown up to
-that size is nothing it ever learnt to tell apart. So Inception is taken for RGB images of at least 32 pixels only, and
-only where its weights can be had. Otherwise a small classifier is trained once on the labelled data, whose features
-tell what makes these images differ; and without labels there remain the principal components of the pixels. Figures in
-different features cannot be compared with each other, so every output names them.
+that network. The usual one, Inception-v3, saw photographs of 299x299 pixels: a digit of 8x8 grey pixels enlarged to
+that size is unlike anything it learnt. So Inception is used for RGB images of at least 32 pixels only, and only where
+its weights are available. Otherwise a small classifier is trained once on the labelled data, whose features separate
+these images; without labels, the principal components of the pixels are used. Figures in different features cannot be
+compared with each other, so every output names them.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ class Features(Protocol):
 def features_for(
     data: Images, choice: str = "auto", *, cache: Path | None = None, device: str | torch.device = "cpu"
 ) -> Features:
-    """Chooses and prepares the features to compare images with some data in.
+    """Chooses and prepares the features in which images are compared with some data.
 
     Arguments:
-        data: The data, which the classifier is trained on and the principal components are taken of.
-        choice: ``inception``, ``classifier``, ``pixels``, or ``auto`` for the first of them that is fit for the data
-            and can be had. Offline, ``auto`` takes at most a few seconds longer, and images that are small or grey
+        data: The data: the classifier is trained on it, and the principal components are its own.
+        choice: ``inception``, ``classifier``, ``pixels``, or ``auto`` for the first of them that suits the data and
+            is available. Offline, ``auto`` takes at most a few seconds longer, and images that are small or grey
             never cause a download.
         cache: Where trained classifiers are kept. By default ``$IMMISCIBLE_CACHE``, or else ``~/.cache/immiscible``.
         device: Where features are computed. The classifier is always trained on the CPU, for the same result.
 
     Raises:
-        InputError: If the choice is unknown or cannot be had.
+        InputError: If the choice is unknown or not available.
 
     Example:
         >>> from immiscible.data import load

@@ -1,4 +1,4 @@
-"""Inception-v3 features, as FID is usually given in: torchmetrics' network with the weights of torch-fidelity.
+"""Inception-v3 features, in which FID is usually given: torchmetrics' network with the weights of torch-fidelity.
 
 Images become bytes and are resized to 299x299 as in the original TensorFlow code, so that figures can be compared with
 published ones. The weights (91 MB) are looked for where torch-fidelity keeps them, in torch hub's folder, and fetched
@@ -62,7 +62,7 @@ def load(device: str | torch.device = "cpu") -> InceptionFeatures:
     """Inception with its weights, fetched if they are not there yet.
 
     Raises:
-        InputError: If torch-fidelity is not installed, or the weights are damaged or cannot be had.
+        InputError: If torch-fidelity is not installed, or the weights are damaged or not available.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         raise InputError(
@@ -108,7 +108,7 @@ def _check(data: bytes, origin: str) -> None:
 
 
 def _plain_tensors(path: Path) -> io.BytesIO:
-    """The weights, read as nothing but tensors and packed anew: torch-fidelity itself would run any pickle."""
+    """The weights, read as nothing but tensors and packed again: torch-fidelity itself would run any pickle."""
     packed = io.BytesIO()
     torch.save(torch.load(path, map_location="cpu", weights_only=True), packed)
     packed.seek(0)

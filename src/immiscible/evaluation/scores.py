@@ -53,7 +53,7 @@ class Scores:
     recall: float
 
     def as_dict(self) -> dict[str, float]:
-        """The four figures by name."""
+        """The scores by the names of their metrics, see :data:`immiscible.config.metric.IMAGE_METRICS`."""
         return asdict(self)
 
 
@@ -63,7 +63,7 @@ class Reference:
     Arguments:
         features: The features to compare in.
         data: The real images.
-        limit: If there are more, as many of them are taken, evenly spaced.
+        limit: The most images that are used; of a larger set that many are taken, evenly spaced.
         batch_size: How many images are embedded at a time.
 
     Attributes:
@@ -118,7 +118,7 @@ class Reference:
 
 
 def doubts(generated: int, real: int, dim: int) -> str | None:
-    """Why scores of some numbers of images say little, in one sentence, or nothing where there are enough.
+    """Why scores of that many images say little, in one sentence; None where there are enough.
 
     Arguments:
         generated: The number of generated images.

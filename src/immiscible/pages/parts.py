@@ -66,7 +66,7 @@ class Picture:
 
     Attributes:
         png: The file's bytes.
-        alt: What a reader is told who cannot see it.
+        alt: What it shows, in words, for a reader who cannot see it.
         dark: The version for a dark page, where there is one.
     """
 
