@@ -52,3 +52,8 @@ except SystemExit as stop:
     assert printed.startswith("usage: immiscible")
     assert command in printed
     assert not loaded & HEAVY
+
+
+def test_configurations_are_made_without_torch() -> None:
+    code = "from pathlib import Path; from immiscible.config.recipes import FlowConfig; FlowConfig(out=Path('run'))"
+    assert not modules_after(code)[0] & HEAVY

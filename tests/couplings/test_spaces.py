@@ -296,7 +296,7 @@ def test_deviations_are_those_of_channels_and_else_of_each_value() -> None:
         torch.testing.assert_close(scale.flatten()[0], ours)
 
 
-@pytest.mark.parametrize(("shape", "size"), [((6,), "6"), ((5, 3), "5 x 3"), ((2, 3, 4, 4), "2 x 3 x 4 x 4")])
+@pytest.mark.parametrize(("shape", "size"), [((6,), "6"), ((5, 3), "5 x 3"), ((2, 4, 4, 4), "2 x 4 x 4 x 4")])
 def test_cells_need_images(shape: tuple[int, ...], size: str) -> None:
     x = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match=f"multiples of N, got {size} and pooled:2") as caught:
