@@ -86,15 +86,12 @@ class LinearSpace(ABC):
 
     centre: Tensor | None = None
     scale: Tensor | None = None
+    # Whether data and noise are compared by less than all that they are.
+    is_coarse = True
 
     def __post_init__(self) -> None:
         for name, value in self.tensors().items():
             _check_tensor(value, name)
-
-    @property
-    @abstractmethod
-    def is_coarse(self) -> bool:
-        """Whether data and noise are compared by less than all that they are."""
 
     @abstractmethod
     def project(self, values: Tensor) -> Tensor:
@@ -144,17 +141,12 @@ class LinearSpace(ABC):
 class Whole(LinearSpace):
     """All that data and noise are: the identity as :math:`P`."""
 
-    @property
-    def is_coarse(self) -> bool:
-        """Nothing is left out."""
-        return False
+    is_coarse = False
 
     def project(self, values: Tensor) -> Tensor:
-        """All of the data or noise, with shape (B, D)."""
         return rows(values)
 
     def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
-        """The same in the shape of ``like``."""
         return coarse.view(like.shape)
 
 
@@ -230,17 +222,11 @@ class CellMeans(LinearSpace):
             )
         return cls(cells, centre=centre)
 
-    @property
-    def is_coarse(self) -> bool:
-        """The detail within cells is left out."""
-        return True
-
     def project(self, values: Tensor) -> Tensor:
-        """The means, times the square root of the size of a cell, with shape (B, C * cells * cells)."""
+        # Times the square root of a cell's size, so that the rows of P have length one.
         return F.avg_pool2d(values, self._size(values)).mul(self._norm(values)).flatten(1)
 
     def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
-        """Images that are even within cells, in the shape of ``like``."""
         cells = coarse.view(*like.shape[:2], self.cells, self.cells)
         height, width = self._size(like)
         return cells.repeat_interleave(height, 2).repeat_interleave(width, 3).div(self._norm(like))
@@ -276,7 +262,6 @@ class LeadingComponents(LinearSpace):
         check_orthonormal(self.basis)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that it is made of, by their names."""
         return super().tensors() | {"basis": self.basis}
 
     @classmethod
@@ -297,21 +282,7 @@ class LeadingComponents(LinearSpace):
             )
         return cls(found.axes[:, :count].T.float().contiguous(), centre=centre)
 
-    @property
-    def is_coarse(self) -> bool:
-        """What lies off the axes is left out."""
-        return True
-
     def project(self, values: Tensor) -> Tensor:
-        """The components, with shape (B, d)."""
-        self._check_fits(values)
-        return rows(values) @ self.basis.T.to(values.dtype)
-
-    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
-        """What has these components, in the shape of ``like``."""
-        return (coarse @ self.basis.to(coarse.dtype)).view(like.shape)
-
-    def _check_fits(self, values: Tensor) -> None:
         _check_device(self.basis, "basis", values)
         datum, shape = values.shape[1:], tuple(self.basis.shape)
         if shape[1] != datum.numel():
@@ -319,6 +290,10 @@ class LeadingComponents(LinearSpace):
                 f"`basis` of a cost space must have shape (d, {datum.numel()}) for data with shape {tuple(datum)}, "
                 f"got {shape}."
             )
+        return rows(values) @ self.basis.T.to(values.dtype)
+
+    def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
+        return (coarse @ self.basis.to(coarse.dtype)).view(like.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,29 +322,19 @@ class CostSpace(LinearSpace):
             raise InputError("a cost space must have a pool or a basis, got both.")
         if self.pool is not None:
             _check_cells(self.pool, "pool")
-        object.__setattr__(self, "_part", self._chosen())
+        part = Whole() if self.basis is None else LeadingComponents(self.basis)
+        part = part if self.pool is None else CellMeans(self.pool)
+        # The dataclass is frozen.
+        object.__setattr__(self, "_part", part)
+        object.__setattr__(self, "is_coarse", part.is_coarse)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that it is made of, by their names."""
         return super().tensors() | _given(basis=self.basis)
 
-    def _chosen(self) -> LinearSpace:
-        """The space that the pool or the basis stands for."""
-        if self.pool is not None:
-            return CellMeans(self.pool)
-        return Whole() if self.basis is None else LeadingComponents(self.basis)
-
-    @property
-    def is_coarse(self) -> bool:
-        """Whether data and noise are compared by less than all that they are."""
-        return self._part.is_coarse
-
     def project(self, values: Tensor) -> Tensor:
-        r"""The coarse version of data or noise, with shape (B, d); :math:`P v`."""
         return self._part.project(values)
 
     def lift(self, coarse: Tensor, like: Tensor) -> Tensor:
-        r"""A coarse version with shape (B, d) back in the shape of ``like``; :math:`P^\top c`."""
         return self._part.lift(coarse, like)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -81,6 +81,6 @@ def two_steps(scheduler: CMStochasticIterativeScheduler, second: float = SECOND_
         scheduler: A scheduler with the levels that the network was trained on.
         second: The noise level between the steps, which the nearest of these is taken for.
     """
-    # A fresh one still has all of its levels.
-    levels = type(scheduler).from_config(scheduler.config).sigmas
-    return [max(1, int((levels - second).abs().argmin())), 0]
+    # A fresh one still has all of its levels. diffusers' hint says that `from_config` may give more than a scheduler.
+    fresh: Any = type(scheduler).from_config(scheduler.config)
+    return [max(1, int((fresh.sigmas - second).abs().argmin())), 0]
