@@ -21,8 +21,8 @@ from _figures import write_figures
 from _timing import machine, threads
 from accelerate import Accelerator
 
-from immiscible.config.presets import preset
 from immiscible.config.recipes import FlowConfig
+from immiscible.config.systems import preset
 from immiscible.couplings import coupling
 from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images

@@ -25,8 +25,8 @@ from _timing import machine
 from accelerate import Accelerator
 from torch import Tensor
 
-from immiscible.config.presets import preset
 from immiscible.config.recipes import FlowConfig
+from immiscible.config.systems import preset
 from immiscible.couplings import coupling
 from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images

@@ -19,7 +19,7 @@ import torch
 
 from immiscible.cli import main
 from immiscible.comparison.run import command, scoring_device
-from immiscible.config.comparison import CompareFlow
+from immiscible.config.comparison import comparison_of
 from immiscible.config.recipes import FlowConfig
 from immiscible.evaluation.features import features_for
 from immiscible.runs.runs import load_run, train
@@ -229,7 +229,7 @@ def test_too_few_samples_are_refused_before_training(tmp_path: Path, capsys: pyt
 
 
 def test_command_reproduces_the_configuration() -> None:
-    config = CompareFlow(steps=7, evaluations=7, seeds="3", conditional=True, data="my images")
+    config = comparison_of("flow")(steps=7, evaluations=7, seeds="3", conditional=True, data="my images")
     words = command(config)
     assert "--steps 7" in words
     assert "--conditional" in words

@@ -4,13 +4,13 @@ import pytest
 
 from immiscible.comparison.run import run_config
 from immiscible.comparison.variants import Variant, parse_variants
-from immiscible.config.comparison import CompareFlow
-from immiscible.config.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe
+from immiscible.config.comparison import comparison_of
+from immiscible.config.recipes import ConsistencyConfig, DDIMConfig, FlowConfig
 from immiscible.errors import InputError
 
 
 def names(text: str) -> list[str]:
-    return [variant.name for variant in parse_variants(text, FlowRecipe)]
+    return [variant.name for variant in parse_variants(text, FlowConfig)]
 
 
 def test_baseline_comes_first_and_spellings_are_settled() -> None:
@@ -20,7 +20,7 @@ def test_baseline_comes_first_and_spellings_are_settled() -> None:
 
 def test_settings_take_the_types_of_their_fields() -> None:
     (variant,) = parse_variants(
-        "assignment@0.5[cost-space=pca:8, coupling_start=7,data-scale=2,conditional=true]", FlowRecipe
+        "assignment@0.5[cost-space=pca:8, coupling_start=7,data-scale=2,conditional=true]", FlowConfig
     )
     assert variant.coupling == "assignment@0.5"
     assert variant.settings == {"cost_space": "pca:8", "coupling_start": 7, "data_scale": 2.0, "conditional": True}
@@ -28,25 +28,25 @@ def test_settings_take_the_types_of_their_fields() -> None:
 
 
 def test_each_task_has_its_own_settings() -> None:
-    assert parse_variants("knn:4[min-snr=5]", DDIMRecipe)[0].settings == {"min_snr": 5.0}
-    assert parse_variants("knn:4[sigma-max=40]", ConsistencyRecipe)[0].settings == {"sigma_max": 40.0}
+    assert parse_variants("knn:4[min-snr=5]", DDIMConfig)[0].settings == {"min_snr": 5.0}
+    assert parse_variants("knn:4[sigma-max=40]", ConsistencyConfig)[0].settings == {"sigma_max": 40.0}
     with pytest.raises(InputError, match="must be one of noise-scale, data-scale, schedule-shift"):
-        parse_variants("knn:4[sigma-max=40]", FlowRecipe)
+        parse_variants("knn:4[sigma-max=40]", FlowConfig)
 
 
 def test_what_is_only_sampled_differently_shares_its_run() -> None:
     plain, scaled, raw = parse_variants(
-        "independent,independent[noise-scale=0.9],independent[cost-space=raw]", FlowRecipe
+        "independent,independent[noise-scale=0.9],independent[cost-space=raw]", FlowConfig
     )
     assert plain.slug == scaled.slug != raw.slug
-    config = CompareFlow()
+    config = comparison_of("flow")()
     assert run_config(config, plain, 0) == run_config(config, scaled, 0)
     assert run_config(config, raw, 0).cost_space == "raw"
     assert run_config(config, plain, 0).cost_space == "centered"
 
 
 def test_slugs_are_names_of_directories() -> None:
-    for variant in parse_variants("assignment@0.5[cost-space=pooled:4],knn:2.5:dot", FlowRecipe):
+    for variant in parse_variants("assignment@0.5[cost-space=pooled:4],knn:2.5:dot", FlowConfig):
         assert set(variant.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
     assert Variant("assignment@0.5").slug == "assignment-at-0.5"
 
@@ -67,5 +67,5 @@ def test_slugs_are_names_of_directories() -> None:
 )
 def test_bad_contenders_are_refused(text: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_variants(text, FlowRecipe)
+        parse_variants(text, FlowConfig)
     assert said in str(caught.value)

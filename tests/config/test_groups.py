@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from immiscible.config.groups import as_json, differing_keys
-from immiscible.config.recipes import CONFIGS, FlowConfig
+from immiscible.config.recipes import FlowConfig
+from immiscible.config.systems import SYSTEMS, config_of
 from immiscible.errors import InputError
 from immiscible.runs.directory import open_run, read_config
+
+CONFIGS = {name: config_of(name) for name in SYSTEMS}
 
 
 @pytest.mark.parametrize(

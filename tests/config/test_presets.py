@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from immiscible.cli import main
-from immiscible.config.presets import PRESETS
-from immiscible.config.recipes import CONFIGS
+from immiscible.config.systems import SYSTEMS, config_of, presets_of
+
+CONFIGS = {name: config_of(name) for name in SYSTEMS}
+PRESETS = {name: presets_of(row) for name, row in SYSTEMS.items()}
 
 
 @pytest.mark.parametrize(("task", "name"), [(task, name) for task in PRESETS for name in PRESETS[task]])

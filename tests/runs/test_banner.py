@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from immiscible import coupling
-from immiscible.config.recipes import FlowConfig, StableDiffusionConfig, TaskConfig
+from immiscible.config.groups import RunConfig
+from immiscible.config.recipes import FlowConfig, StableDiffusionConfig
 from immiscible.couplings.parts import pooled_by_run
 from immiscible.data import Images, load
 from immiscible.runs.banner import Pooling, announcement, data_line
@@ -27,7 +28,7 @@ def white(count: int) -> Tensor:
 
 
 def said(
-    config: TaskConfig,
+    config: RunConfig,
     processes: int = 1,
     classes: int = 0,
     grouped: bool = False,

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from immiscible.config.recipes import CONFIGS, TaskConfig
+from immiscible.config.groups import RunConfig
+from immiscible.config.systems import config_of
 from immiscible.data import Images, load
 from immiscible.errors import InputError
 from immiscible.samplers import DiffusionSampler, Multistep, Solver
@@ -20,8 +21,8 @@ SAMPLERS = {"flow": Solver("euler", 3), "ddim": DiffusionSampler("ddim", 3, 1.0)
 PIXEL_TASKS = ("flow", "ddim", "consistency")
 
 
-def config(task: str, **values: object) -> TaskConfig:
-    return CONFIGS[task](out=Path("run"), width=16, depth=1, **values)  # pyright: ignore[reportArgumentType]
+def config(task: str, **values: object) -> RunConfig:
+    return config_of(task)(out=Path("run"), width=16, depth=1, **values)
 
 
 class Constant(nn.Module):

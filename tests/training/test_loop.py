@@ -19,7 +19,7 @@ from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.data import load
 from immiscible.runs.runs import load_run
 from immiscible.tasks.flow import FlowTask
-from immiscible.tasks.registry import BUILDERS, make_task
+from immiscible.tasks.registry import make_task
 from immiscible.training import rendezvous
 from immiscible.training.checkpoint import load_checkpoint
 from immiscible.training.launcher import make_accelerator
@@ -271,8 +271,8 @@ def test_samples_that_are_not_finite_are_counted(
         task.network.register_forward_hook(lambda module, given, out: out.index_fill(0, torch.tensor([1]), torch.inf))
         return task
 
-    builder = BUILDERS["flow"]
-    monkeypatch.setitem(BUILDERS, "flow", build)
+    builder = FlowTask.build
+    monkeypatch.setattr(FlowTask, "build", staticmethod(build))
     assert main(["sample", str(whole), "--num", "4", "--out", str(tmp_path / "grid.png")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "generated images must be finite, got 1 of 4 with NaN or infinite values" in line

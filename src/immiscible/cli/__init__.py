@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from immiscible.cli.exit import (
     WITH_LESS_MEMORY,
@@ -21,6 +20,7 @@ from immiscible.cli.exit import (
     tell_refusal,
 )
 from immiscible.cli.results import flush_results, make_printable, silence_results
+from immiscible.config.systems import SYSTEMS, System, imported, offered, system
 from immiscible.config.values import quoted
 from immiscible.errors import InputError, ToldError, one_line
 from immiscible.training.signals import ended_by_signals, ending_of
@@ -35,47 +35,22 @@ class Command:
     runner: str
 
 
+ARGUMENTS = "immiscible.cli.arguments"
+
+
+def _training(row: System) -> Command:
+    return Command(row.summary, f"{ARGUMENTS}:train {row.name}", "immiscible.cli.train:train")
+
+
+def _comparing(row: System) -> Command:
+    summary = f"Train several couplings of {row.title} side by side and report what they change."
+    return Command(summary, f"{ARGUMENTS}:compare {row.name}", "immiscible.cli.compare:compare")
+
+
+# The commands that each system has.
+FAMILIES = {"train": _training, "compare": _comparing}
 COMMANDS = {
-    ("train", "flow"): Command(
-        "Train a flow-matching model with paired noise.",
-        "immiscible.cli.arguments:TrainFlow",
-        "immiscible.cli.train:train",
-    ),
-    ("train", "ddim"): Command(
-        "Train a diffusion model (DDPM, DDIM) with paired noise.",
-        "immiscible.cli.arguments:TrainDDIM",
-        "immiscible.cli.train:train",
-    ),
-    ("train", "consistency"): Command(
-        "Train a consistency model with paired noise.",
-        "immiscible.cli.arguments:TrainConsistency",
-        "immiscible.cli.train:train",
-    ),
-    ("train", "stable-diffusion"): Command(
-        "Train or fine-tune Stable Diffusion, or a LoRA for it, with paired noise.",
-        "immiscible.cli.arguments:TrainStableDiffusion",
-        "immiscible.cli.train:train",
-    ),
-    ("compare", "flow"): Command(
-        "Train several couplings of flow matching side by side and report what they change.",
-        "immiscible.cli.arguments:CompareFlowCommand",
-        "immiscible.cli.compare:compare",
-    ),
-    ("compare", "ddim"): Command(
-        "The same for diffusion.",
-        "immiscible.cli.arguments:CompareDDIMCommand",
-        "immiscible.cli.compare:compare",
-    ),
-    ("compare", "consistency"): Command(
-        "The same for consistency training.",
-        "immiscible.cli.arguments:CompareConsistencyCommand",
-        "immiscible.cli.compare:compare",
-    ),
-    ("compare", "stable-diffusion"): Command(
-        "The same for Stable Diffusion.",
-        "immiscible.cli.arguments:CompareStableDiffusionCommand",
-        "immiscible.cli.compare:compare",
-    ),
+    **{(word, row.name): command(row) for word, command in FAMILIES.items() for row in SYSTEMS.values()},
     ("make-tiny-sd",): Command(
         "Make a tiny pipeline of Stable Diffusion's classes, with a VAE trained on some data.",
         "immiscible.cli.arguments:MakeTiny",
@@ -166,6 +141,11 @@ def dispatch(words: list[str]) -> int:
         if tuple(words[: len(name)]) == name:
             return run(name, command, words[len(name) :])
     family = {name: command for name, command in COMMANDS.items() if name[0] == words[0]}
+    if command := FAMILIES.get(words[0]):
+        # Those that were registered since, or that other distributions offer.
+        family |= {(words[0], name): command(system(name)) for name in (*SYSTEMS, *offered())}
+        if found := family.get(tuple(words[:2])):
+            return run((words[0], words[1]), found, words[2:])
     if not family:
         raise _unknown(words[:1], dict.fromkeys(name[0] for name in COMMANDS))
     if len(words) > 1 and words[1] not in ("-h", "--help"):
@@ -207,6 +187,5 @@ def overview(commands: dict[tuple[str, ...], Command]) -> str:
     )
 
 
-def _resolve(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+# Under a name of its own, since tests put another in its place.
+_resolve = imported

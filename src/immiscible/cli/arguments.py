@@ -1,24 +1,21 @@
-"""The flags of the commands. Imports no torch."""
+"""The flags of the commands, and of ``train`` and ``compare`` for each system, made from its row. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from typing_extensions import Doc
 
-from immiscible.config.comparison import Compare, CompareConsistency, CompareDDIM, CompareFlow, CompareStableDiffusion
+from immiscible.config.comparison import comparison_of, one_of
 from immiscible.config.groups import Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
-from immiscible.config.recipes import (
-    ConsistencyConfig,
-    DDIMConfig,
-    FlowConfig,
-    StableDiffusionConfig,
-    Template,
-    TinyPipeline,
-)
+from immiscible.config.recipes import Template, TinyPipeline
+from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
 from immiscible.config.values import Needs, Range, There, Word
 from immiscible.errors import InputError
 
@@ -29,6 +26,32 @@ AtStep = Annotated[int | None, Range(0, 10**9, "no training has as many steps")]
 Guidance = Annotated[float | None, Range(0.0, 1e4)]
 SamplingSteps = Annotated[int, Range(0, 10**5, "no model has as many noise levels")]
 ToDraw = Annotated[int, Range(1, 10**7, "drawing them takes weeks")]
+
+
+def _either(words: Sequence[str]) -> str:
+    """Some words as "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _by_system(rows: Iterable[System], said: Callable[[System], str]) -> str:
+    """Something that differs between systems, as "x with flow, y with ddim"."""
+    return ", ".join(f"{said(row)} with {row.name}" for row in rows)
+
+
+# What flags of all systems may be and what their help says, from the rows.
+ROWS = list(SYSTEMS.values())
+UNPROMPTED = [row for row in ROWS if not row.prompted]
+METHODS = list(dict.fromkeys(method for row in ROWS for method in row.methods))
+EXPORTED = list(dict.fromkeys(method for row in ROWS for method in row.pipelines))
+SAMPLER = f"Sampling method: {', '.join(f'{_either(row.methods)} for {row.runs}' for row in ROWS)}."
+PIPELINES = ", ".join(f"{_either(row.pipelines)} for {row.runs}" for row in ROWS if row.pipelines)
+ALSO = "".join(f", for {row.runs} also {_either(row.numberless)}" for row in ROWS if row.numberless)
+NUMBER = f"nothing for {_by_system(UNPROMPTED, lambda row: row.nfe.split(',')[-1])}"
+NUMBERS = f"nothing for {_by_system(ROWS, lambda row: row.nfe)}"
+if TYPE_CHECKING:
+    Method = PipelineMethod = str
+else:
+    Method, PipelineMethod = one_of(METHODS), one_of(EXPORTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +67,7 @@ class Preset:
     """Of commands that start from named settings."""
 
     preset: str = ""
-    """Start from named settings: digits, fashion-mnist or cifar10 (the published one); for Stable Diffusion tiny,
-    sd14-imagenet-scratch or sd14-imagenet-finetune (published). Other flags go before them."""
+    """Start from named settings. Other flags go before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,54 +79,43 @@ class TrainFlags(Preset, Printed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlow(FlowConfig, TrainFlags):
-    """Flags of ``immiscible train flow``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainDDIM(DDIMConfig, TrainFlags):
-    """Flags of ``immiscible train ddim``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConsistency(ConsistencyConfig, TrainFlags):
-    """Flags of ``immiscible train consistency``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainStableDiffusion(StableDiffusionConfig, TrainFlags):
-    """Flags of ``immiscible train stable-diffusion``."""
+class WithPipeline:
+    """Of training Stable Diffusion."""
 
     pipeline: bool = True
     """At the end write a pipeline of diffusers to RUN/pipeline, or with --mode lora its weights to RUN/lora."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareFlowCommand(CompareFlow, Preset, Printed):
-    """Flags of ``immiscible compare flow``."""
-
-    comparison: ClassVar[type[Compare]] = CompareFlow
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareDDIMCommand(CompareDDIM, Preset, Printed):
-    """Flags of ``immiscible compare ddim``."""
-
-    comparison: ClassVar[type[Compare]] = CompareDDIM
+def __getattr__(name: str) -> type:
+    """The flags of a command for a system: ``train flow``, ``compare flow``."""
+    command, _, task = name.partition(" ")
+    if command == "train" and task:
+        return train_flags(task)
+    if command == "compare" and task:
+        return compare_flags(task)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConsistencyCommand(CompareConsistency, Preset, Printed):
-    """Flags of ``immiscible compare consistency``."""
+@functools.cache
+def train_flags(task: str) -> type:
+    """The flags of ``immiscible train`` for a system: its configuration, flat, and what is not part of it."""
+    row = system(task)
+    more = (imported(row.flags),) if row.flags else ()
+    return _flags(f"train {task}", row, *more, config_of(task), TrainFlags)
 
-    comparison: ClassVar[type[Compare]] = CompareConsistency
+
+@functools.cache
+def compare_flags(task: str) -> type:
+    """The flags of ``immiscible compare`` for a system."""
+    return _flags(f"compare {task}", system(task), comparison_of(task), Preset, Printed)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareStableDiffusionCommand(CompareStableDiffusion, Preset, Printed):
-    """Flags of ``immiscible compare stable-diffusion``."""
-
-    comparison: ClassVar[type[Compare]] = CompareStableDiffusion
+def _flags(command: str, row: System, *groups: type) -> type:
+    """The flags of several groups as those of one command, with the system's presets in its help."""
+    named = f"Start from named settings: {_either(list(presets_of(row)))}. Other flags go before them."
+    preset = ("preset", Annotated[str, Doc(named)], dataclasses.field(default=""))
+    fields = [preset] if row.presets else []
+    return dataclasses.make_dataclass(command, fields, bases=groups, frozen=True, kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +134,7 @@ class FromRun(Printed):
     """The run directory."""
     step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
-    sampler: Literal["auto", "euler", "heun", "ddim", "ddpm", "multistep", "pndm", "dpm++"] = "auto"
-    """Sampling method: euler or heun for flows, ddim or ddpm for diffusion, multistep for consistency models, ddim,
-    pndm, dpm++ or euler for Stable Diffusion."""
+    sampler: Annotated[Method, Doc(SAMPLER)] = "auto"
     eta: Share = 0.0
     """Share of fresh noise of the sampler ddim, in [0, 1]."""
     noise_scale: Factor = 1.0
@@ -143,8 +152,7 @@ class Sample(FromRun):
 
     num: ToDraw = 36
     """Number of images. Image i depends on the seed and on i only."""
-    nfe: str = ""
-    """Network calls per sample, for flows also adaptive; nothing for 50, or 100 with ddim and 2 with consistency."""
+    nfe: Annotated[str, Doc(f"Network calls per sample{ALSO}; {NUMBER}.")] = ""
     out: Path
     """A .png file (a grid), a .npz file (bytes N x H x W x C), or a directory (a PNG per image)."""
     classes: Source = ""
@@ -214,9 +222,7 @@ class Inpaint(Printed):
 class Evaluate(FromRun):
     """Flags of ``immiscible evaluate``."""
 
-    nfe: str = ""
-    """Network calls per sample to score at, separated by commas, for flows also adaptive; nothing for 2,5,10,50, or
-    5,10,20,50,100 with ddim and 1,2 with consistency."""
+    nfe: Annotated[str, Doc(f"Network calls per sample to score at, separated by commas{ALSO}; {NUMBERS}.")] = ""
     num: ImagesOrNone = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     data: str = ""
@@ -240,8 +246,7 @@ class Export(Printed):
     """A new directory for the pipeline."""
     step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
-    sampler: Literal["auto", "ddim", "ddpm", "multistep"] = "auto"
-    """The pipeline's sampling method: ddim or ddpm for diffusion, multistep for consistency models."""
+    sampler: Annotated[PipelineMethod, Doc(f"The pipeline's sampling method: {PIPELINES}.")] = "auto"
     push_to_hub: str = ""
     """Also upload it to this repository of the Hugging Face hub, such as name/model; needs a login."""
     private: Annotated[bool, Needs("push_to_hub")] = False

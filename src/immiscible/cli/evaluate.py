@@ -14,7 +14,7 @@ from immiscible.cli.arguments import Evaluate
 from immiscible.cli.effects import check_evaluate
 from immiscible.cli.open_run import guidance_of, open_run, samplers_for
 from immiscible.cli.results import draws_lines, report
-from immiscible.config.recipes import StableDiffusionConfig
+from immiscible.config.systems import system
 from immiscible.data.readers.stream import Head
 from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
@@ -24,22 +24,22 @@ from immiscible.evaluation.scores import Reference
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
 from immiscible.runs import runs
-from immiscible.samplers import AnySampler
+from immiscible.samplers import Sampler
 
 
 def evaluate(arguments: Evaluate) -> None:
     """Scores a run."""
     run = open_run(arguments)
-    text = isinstance(run.config, StableDiffusionConfig)
+    text = system(run.config.task).prompted
     check_evaluate(arguments, text)
-    samplers = samplers_for(arguments, run, run.config.nfes)
+    samplers = samplers_for(arguments, run, system(run.config.task).nfe)
     kept = run.path / FILE
     check_output(kept, "new", flag=FILE, suffixes=[kept.suffix], overwrite=True)
     with locked(kept, directory=False):
         _score(arguments, run, samplers)
 
 
-def _score(arguments: Evaluate, run: runs.Run, samplers: list[AnySampler]) -> None:
+def _score(arguments: Evaluate, run: runs.Run, samplers: list[Sampler]) -> None:
     """Scores a run whose scores are locked."""
     data = run.data(arguments.data)
     samples = sample_count(arguments.num, data)

@@ -10,11 +10,11 @@ import torch
 
 from immiscible.cli.arguments import Evaluate, FromRun, Sample
 from immiscible.cli.effects import check_step
-from immiscible.config.recipes import StableDiffusionConfig
+from immiscible.config.systems import is_system, system
 from immiscible.errors import InputError
 from immiscible.runs import runs
 from immiscible.runs.directory import CONFIG, read_config
-from immiscible.samplers import AnySampler, parse_samplers
+from immiscible.samplers import Sampler, parse_samplers
 from immiscible.seeds import SEED_BITS, seed_of
 from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.components import fingerprint
@@ -35,7 +35,7 @@ def guidance_of(arguments: FromRun, run: runs.Run) -> float:
     return run.guidance if arguments.guidance is None else arguments.guidance
 
 
-def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[AnySampler]:
+def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[Sampler]:
     """The samplers that the flags ask for, at the default numbers of network calls where they name none."""
     return parse_samplers(run.config.task, arguments.nfe or default, arguments.sampler, arguments.eta)
 
@@ -44,7 +44,8 @@ def is_text_model(path: Path) -> bool:
     """Whether a directory holds a run of Stable Diffusion, or a pipeline of diffusers."""
     if pipelines.is_pipeline(path):
         return True
-    return (path / CONFIG).is_file() and read_config(path).get("task") == StableDiffusionConfig.task
+    task = read_config(path).get("task", "") if (path / CONFIG).is_file() else ""
+    return is_system(task) and system(task).prompted
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ def open_text_model(path: Path, step: int | None, device: torch.device | str) ->
         side = pipelines.image_size(pipeline)
         return TextModel(pipeline, (side, side), {"model": fingerprint(path)}, (), "{}", 7.5)
     run = runs.load_run(path, step=step, device=device)
-    if not isinstance(run.config, StableDiffusionConfig):
+    if not system(run.config.task).prompted:
         raise InputError(f"RUN must be a run of Stable Diffusion or a pipeline of diffusers, got {path}.")
     task: Any = run.task
     pipeline = task.pipeline().to(device)
     origin = {"model": read_config(path)["model_fingerprint"], "weights": weights_digest(path, run.step)}
-    config, size, prompts = run.config, run.shape[1:], task.facts.prompts
+    config: Any = run.config
+    size, prompts = run.shape[1:], task.facts.prompts
     return TextModel(pipeline, size, origin, prompts, config.caption_template, config.guidance, run.seed_bits)
 
 

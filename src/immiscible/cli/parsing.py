@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
-from immiscible.config.presets import preset
+from immiscible.config.systems import preset
 from immiscible.config.values import Kind, check_needs, flag_of, kinds, quoted, told
 from immiscible.errors import InputError
 

@@ -12,9 +12,10 @@ from immiscible.cli.effects import check_sample
 from immiscible.cli.images import alone, check_images, fill, is_file, write_file
 from immiscible.cli.open_run import guidance_of, is_text_model, open_run, samplers_for
 from immiscible.cli.results import report
+from immiscible.config.systems import system
 from immiscible.errors import InputError
 from immiscible.runs import runs
-from immiscible.samplers import AnySampler
+from immiscible.samplers import Sampler
 from immiscible.tasks.base import SAMPLE_BATCH
 from immiscible.training.checkpoint import weights_digest
 
@@ -35,14 +36,14 @@ def sample(arguments: Sample) -> None:
 def _sample(arguments: Sample) -> None:
     """Draws images into a place that is locked."""
     run = open_run(arguments)
-    samplers = samplers_for(arguments, run, run.config.nfes.split(",")[-1])
+    samplers = samplers_for(arguments, run, system(run.config.task).nfe.split(",")[-1])
     if len(samplers) > 1:
         raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
     labels = torch.tensor(_classes(arguments.classes, run, arguments.num)) if arguments.classes else None
     _draw(arguments, run, samplers[0], labels)
 
 
-def _draw(arguments: Sample, run: runs.Run, sampler: AnySampler, labels: torch.Tensor | None) -> None:
+def _draw(arguments: Sample, run: runs.Run, sampler: Sampler, labels: torch.Tensor | None) -> None:
     """Draws images of a run with a sampler."""
     out, guidance = arguments.out, guidance_of(arguments, run)
     start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
@@ -64,7 +65,7 @@ def _draw(arguments: Sample, run: runs.Run, sampler: AnySampler, labels: torch.T
     report(arguments.json, result | {"drawn": drawn}, f"{out}: {len(start)} images of step {run.step}{said}")
 
 
-def _identity(arguments: Sample, run: runs.Run, sampler: AnySampler) -> dict[str, Any]:
+def _identity(arguments: Sample, run: runs.Run, sampler: Sampler) -> dict[str, Any]:
     """What tells a directory of images from others."""
     return {
         "weights": weights_digest(run.path, run.step),

@@ -8,18 +8,18 @@ from typing import Any
 
 from accelerate import PartialState
 
-from immiscible.cli.arguments import TrainConsistency, TrainDDIM, TrainFlow, TrainStableDiffusion, values_of
+from immiscible.cli.arguments import values_of
 from immiscible.cli.results import report
 from immiscible.config.groups import as_json
-from immiscible.config.recipes import CONFIGS
+from immiscible.config.systems import config_of
 from immiscible.evaluation.quality import read_rows
 from immiscible.runs import runs
 from immiscible.tasks.registry import load_data
 
 
-def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffusion) -> None:
+def train(arguments: Any) -> None:
     """Trains or resumes a run."""
-    kind = CONFIGS[arguments.task]
+    kind = config_of(arguments.task)
     config = kind(**values_of(kind, arguments))
     if arguments.dry_run:
         resolved = runs.resolve(config, load_data(config))
@@ -28,7 +28,7 @@ def train(arguments: TrainFlow | TrainDDIM | TrainConsistency | TrainStableDiffu
     summary = runs.train(config)
     if not PartialState().is_main_process:
         return
-    if isinstance(arguments, TrainStableDiffusion) and arguments.pipeline:
+    if getattr(arguments, "pipeline", False):
         _write_pipeline(config.out, arguments.mode)
     report(arguments.json, summary, f"{config.out}: {summary['steps']} steps{_times(summary)}", indent=2)
 

@@ -25,12 +25,12 @@ from immiscible.comparison.tables import (
     steps_table,
     what_is_marked,
 )
+from immiscible.config.systems import is_system, system
 from immiscible.io.files import write_bytes, write_text
 from immiscible.pages.parts import Finding, Name, Picture
 from immiscible.pages.rendering import render as render_page
 
 PNG = b"\x89PNG\r\n\x1a\n"
-TASKS = {"flow": "Flow matching", "ddim": "Diffusion", "consistency": "Consistency training"}
 
 
 def write_report(summary: Summary, directory: Path) -> Path:
@@ -69,9 +69,10 @@ def render(summary: Summary, plots: Mapping[str, bytes], directory: Path) -> str
 
 def _view(summary: Summary, plots: Mapping[str, bytes], directory: Path) -> dict[str, Any]:
     """What each part of the page shows."""
-    first = summary["seeds"][0]
+    first, task = summary["seeds"][0], summary["task"]
+    what = system(task).title if is_system(task) else task
     return {
-        "title": f"{TASKS.get(summary['task'], summary['task'])} on {summary['data']['name']}",
+        "title": f"{what[:1].upper()}{what[1:]} on {summary['data']['name']}",
         "contenders": count(len(summary["couplings"]), "coupling"),
         "statement": statement(summary),
         "single_seed": SINGLE_SEED if len(summary["seeds"]) == 1 else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from immiscible.comparison.schema import Summary
 from immiscible.comparison.summary import Scoring, Trained, summarise
 from immiscible.comparison.variants import Variant, parse_variants
 from immiscible.config.command import command_line
-from immiscible.config.comparison import Compare
-from immiscible.config.recipes import CONFIGS, RECIPES, TaskConfig
+from immiscible.config.comparison import Comparison
+from immiscible.config.groups import RunConfig, common
+from immiscible.config.systems import config_of
 from immiscible.config.values import check_needs
 from immiscible.errors import InputError
 from immiscible.evaluation.features import features_for
@@ -30,7 +30,7 @@ from immiscible.io.outputs import COMPARISON, check_output, claim, folder_of
 from immiscible.io.png import write_grid
 from immiscible.runs.directory import SUMMARY
 from immiscible.runs.runs import load_run, train
-from immiscible.samplers import AnySampler, parse_samplers
+from immiscible.samplers import Sampler, parse_samplers
 from immiscible.tasks.registry import load_data
 from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.launcher import make_accelerator
@@ -39,7 +39,7 @@ from immiscible.training.progress import TrainingError
 GRID = 36
 
 
-def compare(config: Compare) -> Summary:
+def compare(config: Comparison) -> Summary:
     """Runs a comparison, or goes on with one, and writes its report.
 
     Returns:
@@ -51,7 +51,7 @@ def compare(config: Compare) -> Summary:
         TrainingError: If every coupling diverged. Otherwise those that did are left out, and the summary names them.
     """
     check_output(config.out, "comparison", inputs=folder_of(config.data))
-    variants = parse_variants(config.couplings, RECIPES[config.task])
+    variants = parse_variants(config.couplings, config_of(config.task))
     runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in variants]
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
     device = scoring_device(runs[0][1])
@@ -64,7 +64,7 @@ def compare(config: Compare) -> Summary:
         if doubts := reference.doubts(samples):
             say(f"warning: {doubts}")
 
-        def run_one(variant: Variant, run: TaskConfig) -> Trained:
+        def run_one(variant: Variant, run: RunConfig) -> Trained:
             say(f"{variant.name}, seed {run.seed}: training")
             summary = train(run, data=data)
             if summary["overhead_percent"] is None:
@@ -90,7 +90,7 @@ def compare(config: Compare) -> Summary:
 
 
 def _run_all(
-    runs: Sequence[tuple[Variant, TaskConfig]], run_one: Callable[[Variant, TaskConfig], Trained]
+    runs: Sequence[tuple[Variant, RunConfig]], run_one: Callable[[Variant, RunConfig], Trained]
 ) -> tuple[list[Trained], dict[str, str]]:
     """All runs of the couplings that do not diverge, and why the others are left out."""
     trained: list[Trained] = []
@@ -109,7 +109,7 @@ def _run_all(
     return [run for run in trained if run.coupling not in left_out], left_out
 
 
-def _gaps(config: Compare, trained: Sequence[Trained]) -> list[str]:
+def _gaps(config: Comparison, trained: Sequence[Trained]) -> list[str]:
     """The points that curves lack, since checkpoints were removed or damaged after they had been written."""
     every = -(-config.steps // config.evaluations)
     expected = {*range(every, config.steps, every), config.steps}
@@ -122,12 +122,12 @@ def _gaps(config: Compare, trained: Sequence[Trained]) -> list[str]:
     ]
 
 
-def scoring_device(config: TaskConfig) -> torch.device:
+def scoring_device(config: RunConfig) -> torch.device:
     """Where images are drawn and scored: the device that this process trains on."""
     return make_accelerator(config).device
 
 
-def _claim(config: Compare) -> None:
+def _claim(config: Comparison) -> None:
     """Takes the directory for this comparison, whose report no other one may replace."""
     summary, mark = config.out / SUMMARY, config.out / COMPARISON
     if not summary.exists():
@@ -137,14 +137,14 @@ def _claim(config: Compare) -> None:
     claim(config.out, "comparison", identity(config))
 
 
-def _check_same(config: Compare, summary: Path) -> None:
+def _check_same(config: Comparison, summary: Path) -> None:
     """Checks that a comparison of a version that kept no identity had the same contenders, seeds and sampling steps."""
     try:
         saved = json.loads(summary.read_text(encoding="utf-8"))
         was = [sorted(saved["couplings"]), [str(seed) for seed in saved["seeds"]]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{summary} must be the summary of a comparison, got: {error}: give another --out.") from None
-    names = sorted(variant.name for variant in parse_variants(config.couplings, RECIPES[config.task]))
+    names = sorted(variant.name for variant in parse_variants(config.couplings, config_of(config.task)))
     if was != [names, [str(seed) for seed in config.seed_list]]:
         raise InputError(
             f"{config.out} holds a comparison of {', '.join(was[0])} with seeds {', '.join(was[1])}: give another "
@@ -152,19 +152,19 @@ def _check_same(config: Compare, summary: Path) -> None:
         )
 
 
-def identity(config: Compare) -> dict[str, Any]:
+def identity(config: Comparison) -> dict[str, Any]:
     """What tells a comparison from others: all that its report depends on, but for what its runs keep themselves."""
-    runs = [variant.name for variant in parse_variants(config.couplings, RECIPES[config.task])]
+    runs = [variant.name for variant in parse_variants(config.couplings, config_of(config.task))]
     asked = {name: getattr(config, name) for name in ("nfe", "sampler", "evaluations", "samples", "features")}
     return {"task": config.task, "couplings": runs, "seeds": config.seed_list, **asked, "steps": config.steps}
 
 
-def run_config(config: Compare, variant: Variant, seed: int) -> TaskConfig:
+def run_config(config: Comparison, variant: Variant, seed: int) -> RunConfig:
     """The configuration of one run of a comparison."""
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(RECIPES[config.task])}
+    kind = config_of(config.task)
     every = -(-config.steps // config.evaluations)
-    found = CONFIGS[config.task](
-        **shared | variant.settings,
+    found = kind(
+        **{name: getattr(config, name) for name in common(kind)} | variant.settings,
         out=config.out / "runs" / f"{variant.slug}-seed{seed}",
         coupling=variant.coupling,
         seed=seed,
@@ -181,7 +181,7 @@ def _score(
     path: Path,
     variant: Variant,
     reference: Reference,
-    samplers: Sequence[AnySampler],
+    samplers: Sequence[Sampler],
     samples: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:
@@ -197,7 +197,7 @@ def _score(
 
 
 def _draw_samples(
-    config: Compare, variant: Variant, samplers: Sequence[AnySampler], device: torch.device
+    config: Comparison, variant: Variant, samplers: Sequence[Sampler], device: torch.device
 ) -> dict[str, str]:
     """Grids of the first seed's samples for each sampler, from the same noise for all; their paths."""
     run = load_run(run_config(config, variant, config.seed_list[0]).out, device=device)
@@ -210,7 +210,7 @@ def _draw_samples(
     return pictures
 
 
-def command(config: Compare) -> str:
+def command(config: Comparison) -> str:
     """The command that reproduces a comparison: everything that is not at its default, but for where it is written."""
     words = ["immiscible", "compare", config.task]
     return command_line(words, config, always=("data", "couplings", "seeds"), never=("out",))

@@ -23,7 +23,7 @@ from immiscible.comparison.schema import (
     Summary,
     as_written,
 )
-from immiscible.config.comparison import Compare
+from immiscible.config.comparison import Comparison
 from immiscible.config.metric import FID, IMAGE_METRICS, Metric
 from immiscible.couplings import describe
 from immiscible.data import Images
@@ -64,7 +64,7 @@ class Scoring:
 
 
 def summarise(
-    config: Compare,
+    config: Comparison,
     command: str,
     scoring: Scoring,
     trained: Sequence[Trained],

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from immiscible.comparison.schema import BASELINE
-from immiscible.config.groups import DataFields, Factor, Recipe
-from immiscible.config.values import kind_of, kinds, quoted, told
+from immiscible.config.groups import DataFields, Factor, RunConfig, common
+from immiscible.config.values import kind_of, quoted, told
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.errors import InputError
 
@@ -28,7 +28,7 @@ class Variant:
 
     Attributes:
         coupling: The spelling of its coupling.
-        settings: The fields of the recipe that it changes.
+        settings: The fields of a run that it changes.
         noise_scale: The standard deviation of the noise that its samples start from.
     """
 
@@ -54,24 +54,24 @@ def _bracket(settings: dict[str, Any]) -> str:
     return f"[{said}]" if said else ""
 
 
-def parse_variants(text: str, recipe: type[Recipe]) -> list[Variant]:
+def parse_variants(text: str, owner: type[RunConfig]) -> list[Variant]:
     """The contenders of a comparison, the baseline first.
 
     Arguments:
         text: Spellings separated by commas.
-        recipe: The recipe whose settings may be changed.
+        owner: The class of the runs, whose settings may be changed.
 
     Raises:
         InputError: If a coupling or a setting is unknown, or a contender stands twice.
     """
-    variants = [_parse(word.strip(), recipe) for word in re.split(r",(?![^\[]*\])", text)]
+    variants = [_parse(word.strip(), owner) for word in re.split(r",(?![^\[]*\])", text)]
     names = [variant.name for variant in variants]
     if len(set(names)) < len(names):
         raise InputError(f"--couplings must be different, got {told(text)}.")
     return sorted(variants, key=lambda variant: variant.name != BASELINE)
 
 
-def _parse(word: str, recipe: type[Recipe]) -> Variant:
+def _parse(word: str, owner: type[RunConfig]) -> Variant:
     match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", word)
     if match is None:
         raise InputError(f"--couplings must be couplings such as knn:4 or knn:4[cost-space=raw], got {quoted(word)}.")
@@ -82,14 +82,14 @@ def _parse(word: str, recipe: type[Recipe]) -> Variant:
         if name in settings:
             raise InputError(f"{told(key)} in --couplings must stand once in its brackets, got {quoted(word)}.")
         settings[name] = value
-    typed = {key: _typed(key, value, recipe) for key, value in settings.items()}
+    typed = {key: _typed(key, value, owner) for key, value in settings.items()}
     scale = typed.pop(NOISE_SCALE, 1.0)
     return Variant(str(parse_coupling(match[1])), typed, scale)
 
 
-def _typed(key: str, value: str, recipe: type[Recipe]) -> Any:
-    """A value in the type of the recipe's field."""
-    own = {name: kind for name, kind in kinds(recipe).items() if name not in SHARED}
+def _typed(key: str, value: str, owner: type[RunConfig]) -> Any:
+    """A value in the type of the field."""
+    own = {name: kind for name, kind in common(owner).items() if name not in SHARED}
     allowed = {NOISE_SCALE: kind_of(NOISE_SCALE, Factor)} | own
     if key not in allowed:
         names = ", ".join(name.replace("_", "-") for name in allowed)

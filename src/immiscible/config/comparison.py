@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from immiscible.config.groups import ImagesOrNone, Recipe, Seed, Share
-from immiscible.config.recipes import ConsistencyRecipe, DDIMRecipe, FlowRecipe, StableDiffusionRecipe
-from immiscible.config.values import Range, kind_of, quoted, told
+from typing_extensions import Doc
+
+from immiscible.config.groups import ImagesOrNone, Recipe, RunFields, Seed, Share
+from immiscible.config.systems import System, config_of, system
+from immiscible.config.values import Range, kind_of, kinds, quoted, told
 from immiscible.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareFields(Recipe):
+class Comparison(Recipe):
     """Trains each coupling from the same weights on the same data order and times, and reports what it changed.
 
     Writes report.html, summary.json and pictures to the directory. Finished runs are reused; a killed comparison
-    resumes.
+    resumes. :func:`comparison_of` adds what is a system's own.
     """
 
     out: Path = Path("runs/compare")
     """Directory of the comparison."""
-    couplings: str = "independent,knn:4,assignment,assignment@0.5"
+    couplings: str = ""
     """Couplings to compare, separated by commas; independent is the baseline. Each may change settings in brackets:
     knn:4[cost-space=raw], independent[noise-scale=0.97]."""
     seeds: str = "0,1,2"
@@ -60,57 +65,48 @@ class CompareFields(Recipe):
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareFlow(FlowRecipe, CompareFields):
-    """A comparison of couplings in flow matching."""
+@functools.cache
+def comparison_of(name: str) -> type[Comparison]:
+    """The class of a system's comparisons: what its runs have in common, and the fields of a comparison.
 
-    out: Path = Path("runs/compare-flow")
-    """Directory of the comparison."""
-    nfe: str = FlowRecipe.nfes
-    """Network calls per sample to score at, separated by commas; also adaptive."""
-    sampler: Literal["auto", "euler", "heun"] = "auto"
-    """Solver for the numbers in --nfe; auto is euler."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareDDIM(DDIMRecipe, CompareFields):
-    """A comparison of couplings in diffusion."""
-
-    out: Path = Path("runs/compare-ddim")
-    """Directory of the comparison."""
-    nfe: str = DDIMRecipe.nfes
-    """Network calls per sample to score at, separated by commas."""
-    sampler: Literal["auto", "ddim", "ddpm"] = "auto"
-    """Sampling method; auto is ddim."""
-    eta: Share = 0.0
-    """Share of fresh noise of ddim, in [0, 1]."""
+    It is made from the system's row. As a class of its own it is as flat as a run's: a field is a flag.
+    """
+    row = system(name)
+    # What each run has of its own is no field of a comparison.
+    hidden = [(field, ClassVar[Any], None) for field in kinds(RunFields) if field != "out"]
+    return dataclasses.make_dataclass(
+        f"Comparison of {row.title}",
+        [(field, hint, dataclasses.field(default=default)) for field, hint, default in [*hidden, *_own(row)]],
+        bases=(config_of(name), Comparison),
+        frozen=True,
+        kw_only=True,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConsistency(ConsistencyRecipe, CompareFields):
-    """A comparison of couplings in consistency training."""
-
-    out: Path = Path("runs/compare-consistency")
-    """Directory of the comparison."""
-    nfe: str = ConsistencyRecipe.nfes
-    """Network calls per sample to score at, separated by commas."""
-    sampler: Literal["auto", "multistep"] = "auto"
-    """Sampling method."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareStableDiffusion(StableDiffusionRecipe, CompareFields):
-    """A comparison of couplings in Stable Diffusion."""
-
-    out: Path = Path("runs/compare-stable-diffusion")
-    """Directory of the comparison."""
-    couplings: str = "independent,knn:64,knn:8,assignment"
-    """Couplings to compare, separated by commas; independent is the baseline. Each may change settings in brackets:
-    knn:64[cost-space=raw], independent[noise-scale=0.97]."""
-    nfe: str = StableDiffusionRecipe.nfes
-    """Sampling steps to score at, separated by commas."""
-    sampler: Literal["auto", "ddim", "pndm", "dpm++", "euler"] = "auto"
-    """Scheduler of the samples; auto is ddim."""
+def _own(row: System) -> Iterable[tuple[str, Any, Any]]:
+    """The fields whose defaults, choices or help depend on the system."""
+    knn = next((word for word in row.couplings.split(",") if word.startswith("knn")), "knn:4")
+    brackets = f"{knn}[cost-space=raw], independent[noise-scale=0.97]"
+    calls = "Sampling steps" if row.prompted else "Network calls per sample"
+    also = f"; also {' or '.join(row.numberless)}" if row.numberless else ""
+    yield "out", Annotated[Path, Doc("Directory of the comparison.")], Path(f"runs/compare-{row.name}")
+    yield (
+        "couplings",
+        Annotated[
+            str,
+            Doc(
+                "Couplings to compare, separated by commas; independent is the baseline. Each may change settings in "
+                f"brackets: {brackets}."
+            ),
+        ],
+        row.couplings,
+    )
+    yield "nfe", Annotated[str, Doc(f"{calls} to score at, separated by commas{also}.")], row.nfe
+    yield "sampler", Annotated[one_of(row.methods), Doc(f"Sampling method; auto is {row.methods[0]}.")], "auto"
+    if row.eta:
+        yield "eta", Annotated[Share, Doc(f"Share of fresh noise of {row.eta}, in [0, 1].")], 0.0
 
 
-Compare = CompareFlow | CompareDDIM | CompareConsistency | CompareStableDiffusion
+def one_of(methods: Iterable[str]) -> Any:
+    """The type of a flag that takes one of some methods, or ``auto``."""
+    return Literal[("auto", *methods)]  # pyright: ignore[reportInvalidTypeForm]

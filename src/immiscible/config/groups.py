@@ -1,7 +1,7 @@
 """What every training run is, as plain data. Imports no torch, so that the command line can parse it at once.
 
-The fields are grouped by what they are about; a recipe of a task (:mod:`immiscible.config.recipes`) adds its own. The
-string under a field is its help on the command line.
+The fields are grouped by what they are about; the configuration of a system (:mod:`immiscible.config.recipes`) adds its
+own. The string under a field is its help on the command line.
 """
 
 from __future__ import annotations
@@ -9,34 +9,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from immiscible.config.values import Needs, Range, ReadBy, Text, There, check, flag_of
-from immiscible.errors import InputError
-
-# What may differ when a run is resumed: where it lies, what it runs on, and what it prints.
-# Data and models count by their fingerprints, not by their spelling.
-OPERATIONAL = (
-    "data",
-    "split",
-    "image_column",
-    "label_column",
-    "caption_column",
-    "skip_corrupt",
-    "class_count",
-    "model",
-    "gradient_checkpointing",
-    "background",
-    "guidance",
-    "device",
-    "log_every",
-    "sample_every",
-    "keep_checkpoints",
-    "checkpoint_every",
-    "tensorboard",
-    "version",
-    "places",
+from immiscible.config.values import (
+    Kind,
+    Needs,
+    Operational,
+    Range,
+    ReadBy,
+    Text,
+    There,
+    check,
+    flag_of,
+    kinds,
 )
+from immiscible.errors import InputError
 
 # Numbers that several flags share. An upper bound is where no use is left, or the machine would not survive it.
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "seeds have 64 bits")]
@@ -52,6 +39,7 @@ LearningRate = Annotated[float, Range(1e-12, 1e38)]
 CostSpace = Annotated[str, ReadBy("immiscible.couplings.spaces:parse_space")]
 SIDES = r"|\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*"
 OfTheUNet = Needs("network", "unet", "auto")
+OPERATIONAL = Operational()
 # Of what may be anywhere already, under any name.
 Source = Annotated[str, There()]
 
@@ -67,17 +55,17 @@ class Fields:
 class ReadOptions:
     """How data is read. Not every kind of data takes all of it: what would change nothing is refused."""
 
-    split: str = "train"
+    split: Annotated[str, OPERATIONAL] = "train"
     """Which part of data that comes in parts."""
-    image_column: str = ""
+    image_column: Annotated[str, OPERATIONAL] = ""
     """Column of the images of a Hugging Face dataset, where it is not the only one."""
-    label_column: str = ""
+    label_column: Annotated[str, OPERATIONAL] = ""
     """Column of the labels of a Hugging Face dataset, where it is not the only one."""
-    caption_column: str = ""
+    caption_column: Annotated[str, OPERATIONAL] = ""
     """Column of the captions of a Hugging Face dataset, where it is not called text or caption."""
-    skip_corrupt: bool = False
+    skip_corrupt: Annotated[bool, OPERATIONAL] = False
     """Leave out images that cannot be read, instead of stopping."""
-    class_count: Annotated[int, Range(0, 10**6, "each class has weights of its own")] = 0
+    class_count: Annotated[int, Range(0, 10**6, "each class has weights of its own"), OPERATIONAL] = 0
     """Number of classes of a stream whose labels are integers from 0: some images cannot tell."""
     image_size: Pixels = None
     """Resize and crop the images to squares of this many pixels."""
@@ -87,7 +75,7 @@ class ReadOptions:
 class DataName(Fields):
     """Which data."""
 
-    data: Source = "digits"
+    data: Annotated[Source, OPERATIONAL] = "digits"
     """The data: digits, emoji, fashion-mnist, cifar10, hf:NAME, a .npy, .npz or IDX file, a folder of images, or
     what is read as it is needed: stream:PATTERN of webdataset's tar archives, stream:hf:NAME."""
 
@@ -121,7 +109,7 @@ class PairingFields(Fields):
     pool: Annotated[int, Range(0, 2**24, "the noise of a pool is in memory at once")] = 0
     """Images that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
     over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""
-    background: bool = True
+    background: Annotated[bool, OPERATIONAL] = True
     """Let an assignment solve the next pool in a thread while the network trains. It changes the time alone."""
     coupling_start: StepsOrNone = 0
     """Step from which on the noise is coupled."""
@@ -195,7 +183,7 @@ class OptimiserFields(Fields):
     sharding: Literal["none", "fsdp"] = "none"
     """none keeps all weights in every process (DDP); fsdp keeps a part of them, of the moving average and of the
     optimiser's state in each (FSDP2), for networks too large for one GPU."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], OPERATIONAL] = "auto"
     """Where to train."""
 
     def __post_init__(self) -> None:
@@ -214,6 +202,8 @@ class OptimiserFields(Fields):
 class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
     """What is trained on what, and how: all that two runs to be compared may have in common, but for the network."""
 
+    task: ClassVar[str]
+
     def __post_init__(self) -> None:
         super().__post_init__()
         micro = self.batch_size // self.accumulation
@@ -228,13 +218,8 @@ class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRecipe(NetworkFields, Recipe):
-    """A recipe that trains one of this package's networks on pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Recipe):
-    """One run of a recipe: with which coupling, from which seed, and what it leaves on disk."""
+class RunFields(Fields):
+    """What each run of a comparison has of its own: its coupling, its seed, and what it leaves on disk."""
 
     out: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, samples/, summary.json."""
@@ -242,18 +227,37 @@ class RunConfig(Recipe):
     """Which noise goes with which image: independent, knn:4, assignment, assignment:512, assignment@0.5, ..."""
     seed: Seed = 0
     """Seed of the initial weights, data order, noise and times."""
-    checkpoint_every: Steps = 500
+    checkpoint_every: Annotated[Steps, OPERATIONAL] = 500
     """Steps between checkpoints; there is always one at the end."""
-    keep_checkpoints: StepsOrNone = 3
+    keep_checkpoints: Annotated[StepsOrNone, OPERATIONAL] = 3
     """How many of the newest checkpoints to keep; 0 for all."""
-    log_every: Steps = 50
+    log_every: Annotated[Steps, OPERATIONAL] = 50
     """Steps between lines of metrics.jsonl."""
-    sample_every: StepsOrNone = 0
+    sample_every: Annotated[StepsOrNone, OPERATIONAL] = 0
     """Steps between grids of samples; 0 for at every checkpoint."""
-    tensorboard: bool = True
+    tensorboard: Annotated[bool, OPERATIONAL] = True
     """Write TensorBoard events to RUN/tensorboard."""
     extend: bool = False
     """Allow a run to go on for more --steps than it was started with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(RunFields, Recipe):
+    """One run: what is trained on what, how, with which coupling, from which seed, and where it is kept.
+
+    The configuration of a system is a subclass, whose ``task`` is the name of the system and whose fields are what it
+    adds. All are flat: a field is a flag, a key of ``config.json`` and a setting in the brackets of ``--couplings``.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(NetworkFields, RunConfig):
+    """A run that trains one of this package's networks on pixels."""
+
+
+def common(owner: type[RunConfig]) -> dict[str, Kind]:
+    """The fields that all runs of a comparison have in common."""
+    return {name: kind for name, kind in kinds(owner).items() if name not in kinds(RunFields)}
 
 
 def require(holds: bool, name: str, what: str, given: Any) -> None:
@@ -269,7 +273,14 @@ def as_json(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def differing_keys(config: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    """The keys in which two configurations differ and must not."""
-    keys = sorted(config.keys() | saved.keys())
-    return [key for key in keys if key not in OPERATIONAL and config.get(key) != saved.get(key)]
+def differing_keys(config: dict[str, Any], saved: dict[str, Any], owner: type[RunConfig] = RunConfig) -> list[str]:
+    """The keys in which two configurations differ and must not.
+
+    Arguments:
+        config: A configuration as JSON values.
+        saved: Another one.
+        owner: The class that says which of its fields are operational.
+    """
+    operational = {name for name, kind in kinds(owner).items() if kind.operational}
+    keys = sorted((config.keys() | saved.keys()) - operational)
+    return [key for key in keys if config.get(key) != saved.get(key)]

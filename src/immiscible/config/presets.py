@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from immiscible.errors import InputError
-
 # The U-Net of DDPM (arXiv 2006.11239) and its relatives at 32 x 32: 128 channels, 1-2-2-2, attention at 16.
 CIFAR10 = {
     "data": "cifar10",
@@ -46,101 +44,90 @@ IMAGENET_SD14 = {
     "checkpoint_every": 1000,
 }
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "flow": {
-        "digits": {"data": "digits"},
-        "fashion-mnist": {**FASHION_MNIST, "steps": 800},
-        # torchcfm's CIFAR-10 setting; improved immiscible diffusion (arXiv 2505.18521): FID 4.92 independent,
-        # 3.56 knn:4, 5.02 assignment, at batch 256.
-        "cifar10": {
-            **CIFAR10,
-            "head_channels": 64,
-            "dropout": 0.1,
-            "learning_rate": 2e-4,
-            "warmup": 5000,
-            "clip": 1.0,
-            "ema": 0.9999,
-            "batch_size": 256,
-            "steps": 400_000,
-            "checkpoint_every": 20_000,
-        },
-    },
-    "ddim": {
-        "digits": {"data": "digits"},
-        "fashion-mnist": {**FASHION_MNIST, "steps": 800},
-        # DDIM on CIFAR-10 (arXiv 2010.02502, 2505.18521): FID 6.63 independent, 4.45 knn:8, 5.14 assignment.
-        "cifar10": {
-            **CIFAR10,
-            # One head, as wide as the level.
-            "head_channels": 256,
-            "dropout": 0.1,
-            "learning_rate": 2e-4,
-            "warmup": 5000,
-            "clip": 1.0,
-            "ema": 0.9999,
-            "batch_size": 256,
-            "steps": 400_000,
-            "spacing": "leading",
-            "checkpoint_every": 20_000,
-        },
-    },
-    "consistency": {
-        # Fewer noise levels than published, since there are fewer steps for them to double in.
-        "digits": {"data": "digits", "steps": 4000, "most_levels": 160},
-        "fashion-mnist": {**FASHION_MNIST, "steps": 1600, "most_levels": 160},
-        # Improved consistency training (arXiv 2310.14189) at the batch of arXiv 2505.18521: FID 10.22 independent,
-        # 9.16 knn:4, 8.54 assignment.
-        "cifar10": {
-            **CIFAR10,
-            "dropout": 0.3,
-            "learning_rate": 1e-4,
-            "warmup": 1000,
-            "clip": 0.0,
-            "ema": 0.99993,
-            "batch_size": 512,
-            "steps": 400_000,
-            "checkpoint_every": 20_000,
-        },
-    },
-    "stable-diffusion": {
-        # Fashion-MNIST by class names on the pipeline of `immiscible make-tiny-sd tiny-sd --data fashion-mnist`.
-        "tiny": {
-            "model": "tiny-sd",
-            "mode": "scratch",
-            "data": "fashion-mnist",
-            "batch_size": 64,
-            "learning_rate": 1e-3,
-            "ema": 0.995,
-            "steps": 1500,
-            "guidance": 2.0,
-            "cache_latents": True,
-        },
-        # FID 17.92 independent, 16.84 knn:64, 16.43 assignment, as published.
-        "sd14-imagenet-scratch": {
-            **IMAGENET_SD14,
-            "mode": "scratch",
-            "batch_size": 2048,
-            "learning_rate": 1e-4,
-            "steps": 20_000,
-        },
-        # FID 11.45 independent, 10.38 knn:64, 10.28 assignment, as published.
-        "sd14-imagenet-finetune": {
-            **IMAGENET_SD14,
-            "mode": "finetune",
-            "batch_size": 512,
-            "learning_rate": 1e-5,
-            "steps": 5000,
-        },
+Presets = dict[str, dict[str, Any]]
+
+FLOW: Presets = {
+    "digits": {"data": "digits"},
+    "fashion-mnist": {**FASHION_MNIST, "steps": 800},
+    # torchcfm's CIFAR-10 setting; improved immiscible diffusion (arXiv 2505.18521): FID 4.92 independent,
+    # 3.56 knn:4, 5.02 assignment, at batch 256.
+    "cifar10": {
+        **CIFAR10,
+        "head_channels": 64,
+        "dropout": 0.1,
+        "learning_rate": 2e-4,
+        "warmup": 5000,
+        "clip": 1.0,
+        "ema": 0.9999,
+        "batch_size": 256,
+        "steps": 400_000,
+        "checkpoint_every": 20_000,
     },
 }
-
-
-def preset(task: str, name: str) -> dict[str, Any]:
-    """The settings of a preset.
-
-    Raises:
-        InputError: If the task has no preset of that name.
-    """
-    if name not in PRESETS[task]:
-        raise InputError(f"--preset must be one of {', '.join(PRESETS[task])} for {task}, got {name}.")
-    return dict(PRESETS[task][name])
+DDIM: Presets = {
+    "digits": {"data": "digits"},
+    "fashion-mnist": {**FASHION_MNIST, "steps": 800},
+    # DDIM on CIFAR-10 (arXiv 2010.02502, 2505.18521): FID 6.63 independent, 4.45 knn:8, 5.14 assignment.
+    "cifar10": {
+        **CIFAR10,
+        # One head, as wide as the level.
+        "head_channels": 256,
+        "dropout": 0.1,
+        "learning_rate": 2e-4,
+        "warmup": 5000,
+        "clip": 1.0,
+        "ema": 0.9999,
+        "batch_size": 256,
+        "steps": 400_000,
+        "spacing": "leading",
+        "checkpoint_every": 20_000,
+    },
+}
+CONSISTENCY: Presets = {
+    # Fewer noise levels than published, since there are fewer steps for them to double in.
+    "digits": {"data": "digits", "steps": 4000, "most_levels": 160},
+    "fashion-mnist": {**FASHION_MNIST, "steps": 1600, "most_levels": 160},
+    # Improved consistency training (arXiv 2310.14189) at the batch of arXiv 2505.18521: FID 10.22 independent,
+    # 9.16 knn:4, 8.54 assignment.
+    "cifar10": {
+        **CIFAR10,
+        "dropout": 0.3,
+        "learning_rate": 1e-4,
+        "warmup": 1000,
+        "clip": 0.0,
+        "ema": 0.99993,
+        "batch_size": 512,
+        "steps": 400_000,
+        "checkpoint_every": 20_000,
+    },
+}
+STABLE_DIFFUSION: Presets = {
+    # Fashion-MNIST by class names on the pipeline of `immiscible make-tiny-sd tiny-sd --data fashion-mnist`.
+    "tiny": {
+        "model": "tiny-sd",
+        "mode": "scratch",
+        "data": "fashion-mnist",
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "ema": 0.995,
+        "steps": 1500,
+        "guidance": 2.0,
+        "cache_latents": True,
+    },
+    # FID 17.92 independent, 16.84 knn:64, 16.43 assignment, as published.
+    "sd14-imagenet-scratch": {
+        **IMAGENET_SD14,
+        "mode": "scratch",
+        "batch_size": 2048,
+        "learning_rate": 1e-4,
+        "steps": 20_000,
+    },
+    # FID 11.45 independent, 10.38 knn:64, 10.28 assignment, as published.
+    "sd14-imagenet-finetune": {
+        **IMAGENET_SD14,
+        "mode": "finetune",
+        "batch_size": 512,
+        "learning_rate": 1e-5,
+        "steps": 5000,
+    },
+}

@@ -1,4 +1,4 @@
-"""The recipes of the published systems, as plain data: what each adds to what all have. Imports no torch."""
+"""The configurations of the published systems: what each adds to what all have. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from immiscible.config.groups import (
+    OPERATIONAL,
     DataFields,
-    ImageRecipe,
+    ImageConfig,
     Images,
     LearningRate,
     Pixels,
-    Recipe,
     RunConfig,
     Seed,
     Share,
@@ -34,21 +34,17 @@ Channels = Annotated[int, Range(8, 2**12, "such a network is not tiny")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowRecipe(ImageRecipe):
+class FlowConfig(ImageConfig):
     """Flow matching: the network learns the velocity from noise to data along straight paths."""
 
     task: ClassVar[str] = "flow"
-    # Numbers of network calls to score at.
-    nfes: ClassVar[str] = "2,5,10,50"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIMRecipe(ImageRecipe):
+class DDIMConfig(ImageConfig):
     """Diffusion: the network learns to tell noise from data, sampled with DDIM or DDPM."""
 
     task: ClassVar[str] = "ddim"
-    # Numbers of network calls to score at.
-    nfes: ClassVar[str] = "5,10,20,50,100"
 
     prediction: Literal["eps", "v", "x0"] = "eps"
     """What the network predicts: the noise, the velocity, or the data."""
@@ -72,12 +68,10 @@ class DDIMRecipe(ImageRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyRecipe(ImageRecipe):
+class ConsistencyConfig(ImageConfig):
     """Consistency training: the network maps each noise level straight to the data."""
 
     task: ClassVar[str] = "consistency"
-    # Numbers of network calls to score at.
-    nfes: ClassVar[str] = "1,2"
 
     sigma_min: Level = 0.002
     """Smallest noise level."""
@@ -109,18 +103,16 @@ class ConsistencyRecipe(ImageRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableDiffusionRecipe(Recipe):
+class StableDiffusionConfig(RunConfig):
     """Stable Diffusion: the U-Net of a text-to-image pipeline learns on the latents of captioned images."""
 
     task: ClassVar[str] = "stable-diffusion"
-    # Numbers of sampling steps to score at.
-    nfes: ClassVar[str] = "5,20,50"
 
-    model: Annotated[Source, Text(r"(?s).+", "a folder or a name on the hub")]
+    model: Annotated[Source, Text(r"(?s).+", "a folder or a name on the hub"), OPERATIONAL]
     """A pipeline of diffusers: its folder, or its name on the Hugging Face hub."""
     mode: Literal["finetune", "scratch", "lora"] = "finetune"
     """finetune goes on from the model's U-Net; scratch gives it new weights; lora adds low-rank weights to it."""
-    data: Source = "emoji"
+    data: Annotated[Source, OPERATIONAL] = "emoji"
     """The data, with captions: emoji, hf:NAME, stream:PATTERN, a folder with metadata.jsonl or .txt files, or anything
     with class names (fashion-mnist, cifar10, a folder of folders)."""
     caption_template: Template = "{}"
@@ -139,7 +131,7 @@ class StableDiffusionRecipe(Recipe):
     """Encode all images once, and keep the latents on disk; else each is encoded when it is drawn."""
     within_classes: bool = False
     """Let the assignment move noise only between images of the same class. Needs data with classes."""
-    guidance: Weight = 7.5
+    guidance: Annotated[Weight, OPERATIONAL] = 7.5
     """Weight of classifier-free guidance in samples."""
     lora_rank: Annotated[int, Range(1, 2**14, "no layer is that wide"), OfLora] = 16
     """Rank of the weights that --mode lora adds."""
@@ -147,7 +139,7 @@ class StableDiffusionRecipe(Recipe):
     """Scale of these weights times their rank; 0 for the rank."""
     lora_targets: Annotated[str, Text(r".*[^,\s].*", "names of layers"), OfLora] = "to_q,to_k,to_v,to_out.0"
     """Which layers they are added to, by the ends of their names."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
     """Compute activations anew in the backward pass, which saves memory and takes longer."""
     batch_size: Images = 64
     """Images per optimiser step, over all processes and accumulation steps together."""
@@ -190,33 +182,3 @@ class TinyPipeline(DataFields):
         for name in ("vae_width", "width"):
             value = getattr(self, name)
             require(value % 8 == 0, name, "a positive multiple of 8", value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig(FlowRecipe, RunConfig):
-    """A run of flow matching."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DDIMConfig(DDIMRecipe, RunConfig):
-    """A run of diffusion."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConsistencyConfig(ConsistencyRecipe, RunConfig):
-    """A run of consistency training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StableDiffusionConfig(StableDiffusionRecipe, RunConfig):
-    """A run of Stable Diffusion."""
-
-
-ImageConfig = FlowConfig | DDIMConfig | ConsistencyConfig
-TaskConfig = ImageConfig | StableDiffusionConfig
-RECIPES: dict[str, type[Recipe]] = {
-    recipe.task: recipe for recipe in (FlowRecipe, DDIMRecipe, ConsistencyRecipe, StableDiffusionRecipe)
-}
-CONFIGS: dict[str, type[TaskConfig]] = {
-    config.task: config for config in (FlowConfig, DDIMConfig, ConsistencyConfig, StableDiffusionConfig)
-}

@@ -107,6 +107,14 @@ class There:
 
 
 @dataclass(frozen=True)
+class Operational:
+    """A field that may differ when a run is resumed: where it lies, what it runs on, what it prints.
+
+    Data and models are among them, since they count by their fingerprints, not by their spelling.
+    """
+
+
+@dataclass(frozen=True)
 class Word:
     """A field that is a word by itself on the command line, without a flag; errors call it by ``metavar``."""
 
@@ -169,6 +177,16 @@ class Kind:
     def needs(self) -> Needs | None:
         """The flag without which this one has no effect."""
         return next((mark for mark in self.marks if isinstance(mark, Needs)), None)
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def operational(self) -> bool:
+        """Whether it may differ when a run is resumed."""
+        return any(isinstance(mark, Operational) for mark in self.marks)
 
     def read(self, text: str) -> Any:
         """A value from its spelling.

@@ -23,7 +23,7 @@ from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
 from immiscible.runs.runs import Run
-from immiscible.samplers import AnySampler, PipelineSampler
+from immiscible.samplers import PipelineSampler, Sampler
 from immiscible.training.checkpoint import set_aside
 
 FILE = "evaluation.json"
@@ -55,7 +55,7 @@ class Question:
 def evaluate_run(
     run: Run,
     reference: Reference,
-    samplers: Sequence[AnySampler],
+    samplers: Sequence[Sampler],
     *,
     samples: int,
     guidance: float = 1.0,
@@ -95,7 +95,7 @@ def evaluate_run(
 
 
 def _measure(
-    run: Run, reference: Reference, sampler: AnySampler, question: Question, clip: ClipScore | None
+    run: Run, reference: Reference, sampler: Sampler, question: Question, clip: ClipScore | None
 ) -> dict[str, Any]:
     """Draws images in parts and scores them."""
     meter = clip.meter() if clip else None
@@ -110,7 +110,7 @@ def _measure(
 
 
 def _draw(
-    run: Run, reference: Reference, sampler: AnySampler, question: Question, numbers: range, meter: ClipMeter | None
+    run: Run, reference: Reference, sampler: Sampler, question: Question, numbers: range, meter: ClipMeter | None
 ) -> tuple[Tensor, int]:
     """The features of the images with some numbers, and the network calls. The images end with this call."""
     start = run.start(len(numbers), question.seed, question.noise_scale, numbers.start)
@@ -129,7 +129,7 @@ def evaluate_painting(
     run: Run,
     data: Images,
     reference: Reference,
-    samplers: Sequence[AnySampler],
+    samplers: Sequence[Sampler],
     task: str,
     *,
     samples: int,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.config.recipes import ImageConfig, StableDiffusionConfig, TaskConfig
+from immiscible.config.groups import RunConfig
+from immiscible.config.systems import system
 from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.solvers.leading import SAMPLE, held_share
@@ -17,14 +18,11 @@ from immiscible.data import Images
 from immiscible.data.readers.stream import Head
 from immiscible.errors import shown
 from immiscible.tasks.base import PublishedTask
-from immiscible.tasks.registry import TITLES
-from immiscible.tasks.stable_diffusion.texts import caption_of_class
+from immiscible.tasks.registry import task_of
 from immiscible.training.ema import trained_weights
 
 Ranked = Callable[[int], Tensor]
 
-# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
-FEW_OF_A_CLASS = 8
 # How many classes are named, and how long names and captions may be.
 FIRST_CLASSES = 5
 LONGEST_NAME, LONGEST_CAPTION = 40, 120
@@ -47,7 +45,7 @@ class Pooling:
     assigned: bool = False
 
     @staticmethod
-    def of(config: TaskConfig, processes: int) -> Pooling:
+    def of(config: RunConfig, processes: int) -> Pooling:
         """The pooling of a configuration on this many processes."""
         micro_batch = config.batch_size // config.accumulation // processes
         if parts_of(parse_coupling(config.coupling)) is None:
@@ -61,7 +59,7 @@ class Pooling:
 
 
 def announcement(
-    config: TaskConfig, task: PublishedTask, data: Images, pooling: Pooling, ranked: Ranked, device: torch.device
+    config: RunConfig, task: PublishedTask, data: Images, pooling: Pooling, ranked: Ranked, device: torch.device
 ) -> list[str]:
     """The lines, the first of which says it all in short.
 
@@ -73,18 +71,19 @@ def announcement(
         ranked: Gives that many of the data, or all, as they are ranked.
         device: Where it trains.
     """
-    shape = "x".join(map(str, data.shape))
+    kind, shape = task_of(config), "x".join(map(str, data.shape))
     first = (
-        f"{TITLES[config.task]} on {data.name} ({len(data)} images of {shape}), {_network_name(config)} of "
+        f"{system(config.task).title} on {data.name} ({len(data)} images of {shape}), {kind.network_name(config)} of "
         f"{trained_parameters(task):,} trained parameters, coupling {config.coupling}, {pooling.together} paired at "
         "once"
     )
     if not pooling.assigned:
         return [first, *_without_pool(config)]
-    return [first, *_on_pools(config, task, pooling, ranked, device), *_on_conditions(config, task, pooling)]
+    notes = kind.notes(config, task.classes, task.grouped, pooling.together)
+    return [first, *_on_pools(config, task, pooling, ranked, device), *notes]
 
 
-def data_line(config: TaskConfig, data: Images) -> str:
+def data_line(config: RunConfig, data: Images) -> str:
     """What was found, what was passed over and why, and the first classes and caption: a mistake in them shows here."""
     skipped = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items() if count)
     parts = [f"{len(data)} images{' of the head of a stream' if isinstance(data, Head) else ''}"]
@@ -93,16 +92,9 @@ def data_line(config: TaskConfig, data: Images) -> str:
         names = ", ".join(shown(name, LONGEST_NAME) for name in data.class_names[:FIRST_CLASSES])
         more = f" and {data.classes - FIRST_CLASSES} more" if data.classes > FIRST_CLASSES else ""
         parts.append(f"{data.classes} class{'es' if data.classes > 1 else ''}: {names}{more}")
-    caption = _caption(config, data)
+    caption = task_of(config).caption(config, data)
     parts += [f"first caption: {shown(caption, LONGEST_CAPTION)}"] if caption is not None else []
     return f"data: {'; '.join(parts)}."
-
-
-def _caption(config: TaskConfig, data: Images) -> str | None:
-    """The first caption, as it is trained on where captions are."""
-    if data.captions or not isinstance(config, StableDiffusionConfig) or data.labels is None:
-        return data.captions[0] if data.captions else None
-    return caption_of_class(data.class_names[int(data.labels[0])], config.caption_template)
 
 
 def trained_parameters(task: PublishedTask) -> int:
@@ -110,14 +102,14 @@ def trained_parameters(task: PublishedTask) -> int:
     return sum(weight.numel() for weight in trained_weights(task.network).values())
 
 
-def _without_pool(config: TaskConfig) -> list[str]:
+def _without_pool(config: RunConfig) -> list[str]:
     if not config.pool:
         return []
     return [f"--pool {config.pool} changes nothing: it is for assignments, and {config.coupling} is none."]
 
 
 def _on_pools(
-    config: TaskConfig, task: PublishedTask, pooling: Pooling, ranked: Ranked, device: torch.device
+    config: RunConfig, task: PublishedTask, pooling: Pooling, ranked: Ranked, device: torch.device
 ) -> list[str]:
     """Who shares a pool, and how it is solved."""
     lines = []
@@ -141,43 +133,3 @@ def _on_auto(method: Method, count: int, ranked: Ranked, device: torch.device) -
         held = held_share(ranked(2 * SAMPLE))
         taken, why = by_variance(method, held), because(held)
     return f"solver auto takes {name(taken)} for {count} images of {size} values{why}."
-
-
-def _on_conditions(config: TaskConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
-    if isinstance(config, StableDiffusionConfig):
-        return _on_captions(task)
-    return _on_classes(config, task, pooling)
-
-
-def _on_captions(task: PublishedTask) -> list[str]:
-    if task.grouped:
-        return ["the assignment works within classes, so that the noise of each class keeps its law."]
-    return [
-        "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
-        "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
-    ]
-
-
-def _on_classes(config: ImageConfig, task: PublishedTask, pooling: Pooling) -> list[str]:
-    """What conditions do to an assignment."""
-    if not task.classes:
-        return []
-    if config.across_classes:
-        return [
-            "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) while "
-            "sampling a class starts from N(0, I): this conditional prior skew is known to worsen conditional models."
-        ]
-    members = pooling.together / task.classes
-    lines = ["the assignment works within classes, so that the noise of each class keeps its law."]
-    if members < FEW_OF_A_CLASS:
-        lines.append(
-            f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than {FEW_OF_A_CLASS} "
-            "the assignment has little to choose from: pair more at once with --pool, or take knn:4, which needs none."
-        )
-    return lines
-
-
-def _network_name(config: TaskConfig) -> str:
-    if isinstance(config, StableDiffusionConfig):
-        return f"{config.model}, {config.mode},"
-    return config.network

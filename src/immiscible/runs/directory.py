@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from immiscible.config.groups import RunConfig, as_json, differing_keys
-from immiscible.config.recipes import CONFIGS
+from immiscible.config.systems import config_of, is_system
 from immiscible.config.values import Kind, kinds
 from immiscible.errors import InputError
 from immiscible.io.files import write_json
@@ -34,6 +34,8 @@ FACTS: dict[str, Kind] = {
 }
 LARGEST_SIDE = 2**16
 PLACES = {name: Kind(name, str) for name in ("data", "model")}
+# Facts that may differ when a run is resumed, as fields do that are marked so.
+OPERATIONAL = ("version", "places")
 # Facts of runs that do not say so.
 BEFORE = {"processes": 1, "seed_bits": ShortSeed.BITS}
 
@@ -55,7 +57,7 @@ def _has_checkpoint(out: Path) -> bool:
 
 def _remove_pictures(out: Path) -> None:
     """Removes the samples of a start that led to no checkpoint: the one that follows may not draw the same ones."""
-    for picture in (out / "samples").glob("step-*.png"):
+    for picture in (out / "samples").glob("step-*.*"):
         picture.unlink()
 
 
@@ -85,7 +87,8 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
     moved = _moved(values, saved)
     # The same data in another place is no other configuration.
     saved = {**saved, **moved}
-    differing = [key for key in differing_keys(values, saved) if not _without_effect(key, values, saved)]
+    differing = [key for key in differing_keys(values, saved, type(config)) if key not in OPERATIONAL]
+    differing = [key for key in differing if not _without_effect(key, values, saved)]
     longer = differing == ["steps"] and config.steps > saved["steps"]
     if longer and config.extend:
         return {**saved, "steps": config.steps}
@@ -174,7 +177,7 @@ def read_config(run: Path, required: Collection[str] = ()) -> dict[str, Any]:
 @cache
 def _known(task: str) -> Mapping[str, Kind]:
     """What a task's configuration holds."""
-    return {name: kind for name, kind in kinds(CONFIGS[task]).items() if name != "out"} if task in CONFIGS else {}
+    return {name: kind for name, kind in kinds(config_of(task)).items() if name != "out"} if is_system(task) else {}
 
 
 def _is_side(value: Any) -> bool:

@@ -10,20 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible.config.recipes import StableDiffusionConfig
+from immiscible.config.systems import SYSTEMS, imported, system
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
 from immiscible.io.console import say
 from immiscible.io.files import write_folder
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
-from immiscible.networks import UNet
 from immiscible.runs.model_card import model_card
 from immiscible.runs.runs import Run
-from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
-from immiscible.tasks.ddim import DiffusionTask
-
-METHODS = {"ddim": ("ddim", "ddpm"), "consistency": ("multistep",)}
 
 
 def export(
@@ -47,23 +42,28 @@ def export(
     """
     check_export(run.path, out, replace)
     with locked(out, directory=False, check=lambda: check_export(run.path, out, replace)):
-        if isinstance(run.config, StableDiffusionConfig):
+        row = system(run.config.task)
+        if row.export:
             if sampler != "auto":
-                raise InputError(f"--sampler must be left out for Stable Diffusion, got {sampler}: its own is written.")
-            from immiscible.runs.export_text_to_image import export_text_to_image
-
-            return export_text_to_image(run, out, scores, replace)
+                raise InputError(f"--sampler must be left out for {row.title}, got {sampler}: its own is written.")
+            return imported(row.export)(run, out, scores, replace)
         return _export(run, out, sampler, scores, replace)
 
 
 def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]], replace: bool) -> str:
-    """Writes a pipeline of diffusion or consistency to a place that is locked, see :func:`export`."""
-    _check_expressible(run)
-    methods = METHODS[run.config.task]
+    """Writes a pipeline of images to a place that is locked, see :func:`export`."""
+    methods = system(run.config.task).pipelines
+    if not methods:
+        known = [row.name for row in SYSTEMS.values() if row.pipelines]
+        raise InputError(
+            f"export needs a run of {' or '.join(known)}, got {run.config.task}: diffusers has no unconditional "
+            f"pipeline for {system(run.config.task).runs}; use `immiscible sample`."
+        )
     method = methods[0] if sampler == "auto" else sampler
     if method not in methods:
         raise InputError(f"--sampler must be one of {', '.join(methods)} for {run.config.task}, got {sampler}.")
-    pipeline = _pipeline(run, method)
+    task: Any = run.task
+    pipeline = task.pipeline(method)
     name = type(pipeline).__name__
     there = [row for row in scores if row["step"] == run.step]
     card = model_card(run, name, there)
@@ -74,47 +74,6 @@ def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]],
 def check_export(run: Path, out: Path, replace: bool = False) -> None:
     """Checks that a pipeline may be written to a place; it is one that is new, unless it replaces another."""
     check_output(out, "new", flag="DIR", inputs=[run], overwrite=replace)
-
-
-def _check_expressible(run: Run) -> None:
-    config = run.config
-    if config.task not in METHODS or isinstance(config, StableDiffusionConfig):
-        raise InputError(
-            f"export needs a run of {' or '.join(METHODS)}, got {config.task}: diffusers has no unconditional pipeline "
-            "for flows; use `immiscible sample`."
-        )
-    if not isinstance(run.network, UNet):
-        raise InputError(f"export needs a U-Net, got a run with the {config.network}: train with --network unet.")
-    if config.data_scale != 1:
-        raise InputError(
-            f"export needs --data-scale 1, got {config.data_scale}: the pipelines of diffusers do not divide samples; "
-            "train with --schedule-shift instead."
-        )
-    if run.classes and config.task == "ddim":
-        raise InputError(
-            f"export needs an unconditional run for diffusion, got one with {run.classes} classes: the pipelines of "
-            "diffusers give its U-Net no classes."
-        )
-    if run.shape[1] != run.shape[2] and config.task == "consistency":
-        raise InputError(f"export needs square images for consistency models, got {run.shape[1]} x {run.shape[2]}.")
-
-
-def _pipeline(run: Run, method: str) -> Any:
-    """The pipeline in memory."""
-    from diffusers.pipelines.consistency_models.pipeline_consistency_models import ConsistencyModelPipeline
-    from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
-    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-
-    assert isinstance(run.network, UNet)
-    unet, task = run.network.inner, run.task
-    if isinstance(task, ConsistencyTask):
-        return ConsistencyModelPipeline(unet, make_scheduler(task.config))
-    assert isinstance(task, DiffusionTask)
-    if method == "ddpm":
-        return DDPMPipeline(unet, task.schedule)
-    scheduler: Any = DDIMScheduler.from_config(task.schedule.config)
-    return DDIMPipeline(unet, scheduler)
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:

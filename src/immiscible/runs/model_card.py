@@ -9,17 +9,11 @@ from typing import Any
 
 from immiscible import __version__
 from immiscible.config.command import command_line
+from immiscible.config.systems import system
 from immiscible.couplings import describe
 from immiscible.errors import shown
 from immiscible.runs.runs import Run
-from immiscible.samplers.consistency import two_steps
-from immiscible.tasks.consistency import ConsistencyTask, make_scheduler
-from immiscible.tasks.registry import TITLES
 
-PAPERS = {
-    "ddim": ("Denoising diffusion implicit models", "2010.02502"),
-    "consistency": ("Improved techniques for training consistency models", "2310.14189"),
-}
 # Where a run lies and what it printed tell nothing about the model.
 UNSAID = ("out", "extend", "device", "checkpoint_every", "keep_checkpoints", "log_every", "sample_every", "tensorboard")
 
@@ -34,16 +28,17 @@ def model_card(run: Run, pipeline: str, scores: Sequence[dict[str, Any]]) -> str
     """
     config = run.config
     described = describe(config.coupling)
-    title, paper = PAPERS[config.task]
+    row = system(config.task)
     shape = " x ".join(map(str, run.shape))
+    paper = f" ([{row.paper.title}](https://arxiv.org/abs/{row.paper.arxiv}))" if row.paper else ""
     parts = [
         _header(pipeline),
-        f"# {TITLES[config.task].capitalize()} on {plain(config.data)}",
+        f"# {row.title.capitalize()} on {plain(config.data)}",
         f"Images of {shape}, trained for {run.step:,} steps with immiscible {__version__}.",
         "## Use",
         _usage(run, pipeline),
         "## Training",
-        f"- Task: {TITLES[config.task]} ([{title}](https://arxiv.org/abs/{paper}))\n"
+        f"- Task: {row.title}{paper}\n"
         f"- Data: {code(config.data)}\n"
         f"- Coupling of data and noise: {code(config.coupling)}, ranked in the cost space {code(config.cost_space)}. "
         f"Moves {described.moves} Law of the noise: {described.marginal}\n"
@@ -80,16 +75,12 @@ def _header(pipeline: str) -> str:
 
 
 def _usage(run: Run, pipeline: str) -> str:
-    calls = {"DDIMPipeline": "num_inference_steps=50", "DDPMPipeline": "num_inference_steps=1000"}
-    arguments = calls.get(pipeline, "num_inference_steps=1")
-    if isinstance(run.task, ConsistencyTask):
-        steps = two_steps(make_scheduler(run.task.config))
-        arguments += f")  # one step; for two: pipeline(batch_size=16, num_inference_steps=None, timesteps={steps}"
+    task: Any = run.task
     lines = [
         f"from diffusers import {pipeline}",
         "",
         f'pipeline = {pipeline}.from_pretrained("DIRECTORY_OR_REPOSITORY")',
-        f"images = pipeline(batch_size=16, {arguments})",
+        f"images = pipeline(batch_size=16, {task.pipeline_call(pipeline)})",
     ]
     return "```python\n" + "\n".join(lines) + "\n```"
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from immiscible import __version__
 from immiscible.analysis.drift import Drift, measure_drift
-from immiscible.config.groups import NetworkFields, OfTheUNet
-from immiscible.config.recipes import CONFIGS, StableDiffusionConfig, TaskConfig
+from immiscible.config.groups import NetworkFields, OfTheUNet, RunConfig
+from immiscible.config.systems import SYSTEMS, config_of, imported, is_system, system
 from immiscible.config.values import check_needs, kinds, told
 from immiscible.couplings import Coupling, describe
 from immiscible.couplings import coupling as parse_coupling
@@ -34,13 +34,11 @@ from immiscible.networks import choose
 from immiscible.runs.banner import Pooling, announcement, data_line, trained_parameters
 from immiscible.runs.cost_space import fit_cost_space, ranked_sample
 from immiscible.runs.directory import CONFIG, PROMPTS, SUMMARY, check_place, check_run, open_run, read_config
-from immiscible.samplers import AnySampler, Samples
+from immiscible.samplers import Sampler, Samples
 from immiscible.samplers.base import NotFinite, Start
 from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
 from immiscible.tasks.base import PublishedTask, Shape
-from immiscible.tasks.registry import BUILDERS, facts_of, known_facts, load_data, placed, places_of
-from immiscible.tasks.stable_diffusion.components import fingerprint, locate
-from immiscible.tasks.stable_diffusion.texts import check_template
+from immiscible.tasks.registry import load_data, placed, places_of, task_of
 from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
 from immiscible.training.compatibility import check_average
 from immiscible.training.ema import load_weights
@@ -49,7 +47,7 @@ from immiscible.training.loop import Loop
 from immiscible.training.metrics import read_metrics
 from immiscible.training.sources import Points
 
-C = TypeVar("C", bound=TaskConfig)
+C = TypeVar("C", bound=RunConfig)
 
 # The drift is measured on about so many noises, in at most so many batches: enough to see one per cent, in a moment.
 DRIFT_NOISES = 8192
@@ -58,7 +56,7 @@ MOST_DRIFT_BATCHES = 256
 MOST_DRIFT_POOL = 2048
 
 
-def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
+def train(config: RunConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
     """Trains, or resumes, a run; returns its summary, which is also ``summary.json``.
 
     Arguments:
@@ -79,18 +77,19 @@ def train(config: TaskConfig, *, data: Images | None = None, verbose: bool = Tru
         return _train(config, data, accelerator, verbose)
 
 
-def _train(config: TaskConfig, data: Images | None, accelerator: Accelerator, verbose: bool) -> dict[str, Any]:
+def _train(config: RunConfig, data: Images | None, accelerator: Accelerator, verbose: bool) -> dict[str, Any]:
     """Trains a run whose directory is locked, see :func:`train`."""
     data = data or load_data(config)
     config = resolve(config, data)
     identity = _identity(config, data, accelerator.num_processes)
     check_run(config, identity)
-    if isinstance(config, StableDiffusionConfig) and not (config.out / CONFIG).exists():
-        check_template(data, config.caption_template)
+    kind = task_of(config)
+    if not (config.out / CONFIG).exists():
+        kind.check_data(config, data)
     # Nothing is written before all processes have looked.
     accelerator.wait_for_everyone()
-    facts = facts_of(config, data)
-    task = BUILDERS[config.task](config, facts)
+    facts = kind.facts_of(config, data)
+    task = kind.build(config, facts)
     source = task.source(data, accelerator.device)
     points = source.points()
     space = fit_cost_space(config, points)
@@ -133,7 +132,7 @@ def resolve(config: C, data: Images) -> C:
     return found
 
 
-def _coupling(config: TaskConfig, space: LinearSpace) -> Coupling:
+def _coupling(config: RunConfig, space: LinearSpace) -> Coupling:
     coupling = parse_coupling(config.coupling)
     return coupling if space.trivial else InSpace(coupling, space)
 
@@ -160,7 +159,7 @@ def _read_prompts(out: Path) -> tuple[str, ...]:
         raise InputError(f"{path} must be text in UTF-8 with a prompt a line, got: {one_line(error)}.") from None
 
 
-def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: LinearSpace, per_pairing: int) -> Drift:
+def _drift(config: RunConfig, task: PublishedTask, points: Points, space: LinearSpace, per_pairing: int) -> Drift:
     batches = min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // per_pairing))
     return measure_drift(
         _coupling(config, space),
@@ -172,12 +171,9 @@ def _drift(config: TaskConfig, task: PublishedTask, points: Points, space: Linea
     )
 
 
-def _identity(config: TaskConfig, data: Images, processes: int) -> dict[str, Any]:
+def _identity(config: RunConfig, data: Images, processes: int) -> dict[str, Any]:
     """What tells a run from others, apart from its configuration."""
-    model = (
-        {"model_fingerprint": fingerprint(locate(config.model))} if isinstance(config, StableDiffusionConfig) else {}
-    )
-    return model | {
+    return task_of(config).identity(config) | {
         "task": config.task,
         "version": __version__,
         "processes": processes,
@@ -204,7 +200,7 @@ def _last_measured(out: Path) -> dict[str, Any]:
         return dict.fromkeys(measured)
 
 
-def _summary(config: TaskConfig, task: PublishedTask, drift: Drift) -> dict[str, Any]:
+def _summary(config: RunConfig, task: PublishedTask, drift: Drift) -> dict[str, Any]:
     """What a finished run was and took. The times are means over the steps of its last session."""
     last = _last_measured(config.out)
     step, pairing = last["step_ms"], last["pairing_ms"]
@@ -243,7 +239,7 @@ class Run:
     """
 
     path: Path
-    config: TaskConfig
+    config: RunConfig
     task: PublishedTask
     step: int
     shape: Shape
@@ -263,12 +259,12 @@ class Run:
     @property
     def guidance(self) -> float:
         """The weight of guidance that the run's samples are drawn with, unless told otherwise."""
-        return self.config.guidance if isinstance(self.config, StableDiffusionConfig) else 1.0
+        return self.task.guidance
 
     @property
     def conditional(self) -> bool:
         """Whether samples can be guided."""
-        return self.classes > 0 or isinstance(self.config, StableDiffusionConfig)
+        return self.task.guidable
 
     @property
     def device(self) -> torch.device:
@@ -317,7 +313,7 @@ class Run:
         """A seed as this run draws from it: one of an earlier version gives the images that it gave then."""
         return seed_of(self.seed_bits, seed)
 
-    def sample(self, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+    def sample(self, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Draws images, see :meth:`immiscible.tasks.base.PublishedTask.sample`."""
         return self.task.sample(self.network, start, sampler, guidance)
 
@@ -335,9 +331,9 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     _check_finite(path, found, weights)
     places = saved.get("places", {})
     config = placed(config, places)
-    if isinstance(config, StableDiffusionConfig):
-        _check_model(config, path, saved["model_fingerprint"])
-    task = BUILDERS[config.task](config, known_facts(config, shape, saved["classes"], _read_prompts(path)))
+    kind = task_of(config)
+    kind.check_identity(config, path, saved)
+    task = kind.build(config, kind.known_facts(config, shape, saved["classes"], _read_prompts(path)))
     check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
     load_weights(task.network, weights)
     task.network.to(device).eval()
@@ -354,28 +350,19 @@ def _check_finite(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_model(config: StableDiffusionConfig, path: Path, was: str) -> None:
-    """Checks that the pipeline that a run was trained on is still there: its other parts draw the run's images."""
-    if fingerprint(locate(config.model)) != was:
-        raise InputError(
-            f"{config.model} must be the pipeline that {path} was trained on, got one with other weights or "
-            "configurations: give it back. Its VAE and text encoder belong to what was trained."
-        )
-
-
-def read_run_config(path: Path) -> tuple[TaskConfig, dict[str, Any]]:
+def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The configuration of a run, and all that its ``config.json`` holds.
 
     Raises:
         InputError: If there is no run, its task is not known to this version, or its configuration was altered.
     """
     saved = read_config(path, ("task", "data_shape", "classes", "data_fingerprint"))
-    kind = CONFIGS.get(saved["task"])
-    if kind is None:
-        raise InputError(f"{path} must be a run of {', '.join(CONFIGS)}, got {told(saved['task'])}.")
-    if kind is StableDiffusionConfig:
-        read_config(path, ("model", "model_fingerprint"))
-    names = {field.name for field in dataclasses.fields(kind)} - {"out"}
+    if not is_system(saved["task"]):
+        raise InputError(f"{path} must be a run of {', '.join(SYSTEMS)}, got {told(saved['task'])}.")
+    kind = config_of(saved["task"])
+    required = [name for name, field in kinds(kind).items() if field.required and name != "out"]
+    read_config(path, [*required, *imported(system(kind.task).task).needs])
+    names = kinds(kind).keys() - {"out"}
     try:
         return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
     except InputError as error:

@@ -7,12 +7,10 @@ from immiscible.samplers.base import Sampler, Samples, Start
 from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
-from immiscible.samplers.parsing import METHODS, AnySampler, parse_samplers
+from immiscible.samplers.parsing import parse_samplers
 from immiscible.samplers.pipeline import PipelineSampler
 
 __all__ = [
-    "METHODS",
-    "AnySampler",
     "DiffusionSampler",
     "Multistep",
     "PipelineSampler",

@@ -74,6 +74,11 @@ class Multistep:
         return str(self.nfe)
 
 
+def multistep(method: str, nfe: int) -> Multistep:
+    """The sampler of a method, of which there is one."""
+    return Multistep(nfe)
+
+
 def two_steps(scheduler: CMStochasticIterativeScheduler, second: float = SECOND_LEVEL) -> list[int]:
     """The scheduler's timesteps for two steps, the later one first, as its pipeline takes them.
 

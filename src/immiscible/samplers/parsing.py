@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
-
+from immiscible.config.systems import SYSTEMS, System, imported, system
 from immiscible.config.values import Range, quoted, told
 from immiscible.errors import InputError
-from immiscible.samplers.consistency import Multistep
-from immiscible.samplers.diffusion import DiffusionSampler
-from immiscible.samplers.flow import Solver
-from immiscible.samplers.pipeline import PipelineSampler, Scheduler
+from immiscible.samplers.base import Sampler
 
-AnySampler = Solver | DiffusionSampler | Multistep | PipelineSampler
-# The methods of each task, the first of which is meant by "auto".
-METHODS = {
-    "flow": ("euler", "heun"),
-    "ddim": ("ddim", "ddpm"),
-    "consistency": ("multistep",),
-    "stable-diffusion": ("ddim", "pndm", "dpm++", "euler"),
-}
 # Network calls of a sample, and how many digits of them are read.
 CALLS = Range(1, 10**5, "each image would take hours")
 LONGEST = 1000
 
 
-def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) -> list[AnySampler]:
+def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) -> list[Sampler]:
     """Reads a list such as ``2,5,10,50,adaptive``.
 
     Arguments:
-        task: The task: ``flow``, ``ddim``, ``consistency`` or ``stable-diffusion``.
+        task: The name of a system, such as ``flow``.
         nfe: Numbers of network calls, separated by commas; for flows also ``adaptive``.
-        method: One of the task's methods, or ``auto`` for its first.
-        eta: The share of fresh noise of ``ddim``, for the task ``ddim``.
+        method: One of the system's methods, or ``auto`` for its first.
+        eta: The share of fresh noise, for the method that takes one.
 
     Raises:
-        InputError: If the method is not one of the task's, or a number is out of range.
+        InputError: If the method is not one of the system's, or a number is out of range.
     """
-    method = METHODS[task][0] if method == "auto" else method
-    if method not in METHODS[task]:
-        raise InputError(f"--sampler must be one of {', '.join(METHODS[task])} for {task}, got {method}.")
-    if eta and (task, method) != ("ddim", "ddim"):
-        raise InputError(f"--eta needs the sampler ddim, got {eta:g} with {method}.")
+    row = system(task)
+    method = row.methods[0] if method == "auto" else method
+    if method not in row.methods:
+        raise InputError(f"--sampler must be one of {', '.join(row.methods)} for {task}, got {method}.")
+    if eta and method != row.eta:
+        takers = " or ".join(other.eta for other in SYSTEMS.values() if other.eta)
+        raise InputError(f"--eta needs the sampler {takers}, got {eta:g} with {method}.")
     try:
-        samplers = [_sampler(task, word.strip(), method, eta) for word in nfe.split(",")]
+        samplers = [_sampler(row, word.strip(), method, {"eta": eta} if eta else {}) for word in nfe.split(",")]
     except InputError as error:
         raise InputError(str(error).replace("`nfe`", "--nfe").replace("`eta`", "--eta")) from None
     if len({str(sampler) for sampler in samplers}) < len(samplers):
@@ -50,21 +40,15 @@ def parse_samplers(task: str, nfe: str, method: str = "auto", eta: float = 0.0) 
     return samplers
 
 
-def _sampler(task: str, word: str, method: str, eta: float) -> AnySampler:
-    if word == "adaptive" and task == "flow":
-        return Solver("adaptive")
+def _sampler(row: System, word: str, method: str, settings: dict[str, float]) -> Sampler:
+    make = imported(row.sampler)
+    if word in row.numberless:
+        return make(word)
     if not word.isdecimal() or len(word) > LONGEST:
-        also = " or adaptive, such as 2,5,10,adaptive" if task == "flow" else ", such as 1,2,10"
-        raise InputError(f"--nfe must list whole numbers{also}, got {quoted(word)}.")
+        also = "".join(f" or {other}" for other in row.numberless)
+        example = ",".join(["2,5,10", *row.numberless]) if row.numberless else "1,2,10"
+        raise InputError(f"--nfe must list whole numbers{also}, such as {example}, got {quoted(word)}.")
     calls = int(word)
     if complaint := CALLS.complaint(calls):
         raise InputError(f"--nfe {complaint}.")
-    match task:
-        case "flow":
-            return Solver(cast(Literal["euler", "heun"], method), calls)
-        case "ddim":
-            return DiffusionSampler(cast(Literal["ddim", "ddpm"], method), calls, eta)
-        case "consistency":
-            return Multistep(calls)
-        case _:
-            return PipelineSampler(cast(Scheduler, method), calls)
+    return make(method, calls, **settings)

@@ -1,18 +1,27 @@
-"""What the tasks share: where samples start, labels that are dropped, guidance, and sampling in parts."""
+"""What a published system is to the rest of the package, and what the systems share.
+
+A system is a class. Of the class one asks what needs no network: its data, what tells its runs apart, what is to be
+said of them. Of an instance one asks for the loss, the samples and the previews. :class:`ImageTask` answers for systems
+that draw images, and each system overrides what is different with it, so that nobody else has to ask which one it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from immiscible.config.recipes import ImageConfig
-from immiscible.data import Images
-from immiscible.networks import build
-from immiscible.samplers import AnySampler, Samples, Start
+from immiscible.config.groups import DataFields, ImageConfig
+from immiscible.data import Images, read
+from immiscible.errors import InputError
+from immiscible.io.png import write_grid
+from immiscible.networks import UNet, build
+from immiscible.samplers import Sampler, Samples, Start
 from immiscible.samplers.base import check_finite
 from immiscible.seeds import derive, generator, seed_all
 from immiscible.training.loop import Task
@@ -23,6 +32,9 @@ Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 PREVIEW = 36
+# Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
+FEW_OF_A_CLASS = 8
+WITHIN_CLASSES = "the assignment works within classes, so that the noise of each class keeps its law."
 # Images sampled at once, and the pixels of all of them; both bound the memory of large sample sets.
 SAMPLE_BATCH = 1024
 PIXELS_AT_ONCE = 2**22
@@ -44,7 +56,80 @@ class Facts:
 
 
 class PublishedTask(Task, Protocol):
-    """A task of this package: what the loop needs, and a way to sample."""
+    """A system as the runs see it: what the loop needs, a way to sample, and all that differs between systems."""
+
+    needs: ClassVar[tuple[str, ...]]
+    """What ``config.json`` must hold besides what all runs have."""
+
+    @classmethod
+    def load_data(cls, config: Any) -> Images:
+        """Loads the data that a configuration names."""
+        ...
+
+    @classmethod
+    def check_data(cls, config: Any, data: Images) -> None:
+        """Checks data that no run has been trained on yet."""
+        ...
+
+    @classmethod
+    def facts_of(cls, config: Any, data: Images) -> Facts:
+        """What it has to know of its data.
+
+        Raises:
+            InputError: If conditions are asked for that the data does not have.
+        """
+        ...
+
+    @classmethod
+    def known_facts(cls, config: Any, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
+        """The same of data that is not at hand, by what is known of it."""
+        ...
+
+    @classmethod
+    def identity(cls, config: Any) -> dict[str, Any]:
+        """What tells its runs from others, apart from data and configuration; it is kept in ``config.json``."""
+        ...
+
+    @classmethod
+    def check_identity(cls, config: Any, run: Path, saved: Mapping[str, Any]) -> None:
+        """Checks that what a run was trained on, apart from its data, is still what it was.
+
+        Raises:
+            InputError: If it is not.
+        """
+        ...
+
+    @classmethod
+    def places(cls, config: Any) -> dict[str, str]:
+        """Where that lies, by the names of fields, so that it is found from any directory."""
+        ...
+
+    @classmethod
+    def network_name(cls, config: Any) -> str:
+        """What its network is called before a run."""
+        ...
+
+    @classmethod
+    def caption(cls, config: Any, data: Images) -> str | None:
+        """The first caption of the data as it is trained on, or none."""
+        ...
+
+    @classmethod
+    def notes(cls, config: Any, classes: int, grouped: bool, together: int) -> list[str]:
+        """What its conditions do to an assignment, in lines.
+
+        Arguments:
+            config: The configuration.
+            classes: The number of classes that the network is conditioned on.
+            grouped: Whether the coupling keeps noise within classes.
+            together: The number of data that are paired together.
+        """
+        ...
+
+    @classmethod
+    def build(cls, config: Any, facts: Facts) -> PublishedTask:
+        """Builds the network and all else."""
+        ...
 
     @property
     def classes(self) -> int:
@@ -54,6 +139,16 @@ class PublishedTask(Task, Protocol):
     @property
     def grouped(self) -> bool:
         """Whether the coupling keeps noise within classes."""
+        ...
+
+    @property
+    def guidance(self) -> float:
+        """The weight of guidance that samples are drawn with unless another is asked for; 1 is none."""
+        ...
+
+    @property
+    def guidable(self) -> bool:
+        """Whether samples can be guided."""
         ...
 
     def source(self, data: Images, device: torch.device) -> PointSource:
@@ -69,7 +164,7 @@ class PublishedTask(Task, Protocol):
         """Where to start that many samples, on the device of the network, see :func:`draw_start`."""
         ...
 
-    def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+    def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Draws one image for each noise, in the range of the data.
 
         Arguments:
@@ -81,8 +176,58 @@ class PublishedTask(Task, Protocol):
         ...
 
 
+class ImageTask:
+    """What a system that draws images does unless it says otherwise."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    preview_file: ClassVar[str] = "samples/step-{step}.png"
+
+    @classmethod
+    def load_data(cls, config: Any) -> Images:
+        """Loads the data in the size that the configuration asks for."""
+        return load_pixels(config, config.image_size)
+
+    @classmethod
+    def check_data(cls, config: Any, data: Images) -> None:
+        """Takes any data."""
+
+    @classmethod
+    def identity(cls, config: Any) -> dict[str, Any]:
+        """Nothing: configuration and data tell its runs apart."""
+        return {}
+
+    @classmethod
+    def check_identity(cls, config: Any, run: Path, saved: Mapping[str, Any]) -> None:
+        """Finds nothing wrong."""
+
+    @classmethod
+    def places(cls, config: Any) -> dict[str, str]:
+        """Nothing: it needs the data only."""
+        return {}
+
+    @classmethod
+    def caption(cls, config: Any, data: Images) -> str | None:
+        """The first caption, where there are captions."""
+        return data.captions[0] if data.captions else None
+
+    @property
+    def guidance(self) -> float:
+        """No guidance."""
+        return 1.0
+
+    def preview(self, network: nn.Module) -> Tensor:
+        """A few samples, always from the same noise, with shape (B, C, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def write_preview(self, network: nn.Module, out: Path | None) -> None:
+        """Writes a grid of samples, see :class:`immiscible.training.loop.Task`."""
+        images = self.preview(network)
+        if out is not None:
+            write_grid(out, images)
+
+
 @dataclass(frozen=True)
-class PixelTask:
+class PixelTask(ImageTask):
     """What the tasks on pixels have in common. Each adds its loss and its sampling.
 
     Attributes:
@@ -96,6 +241,51 @@ class PixelTask:
     network: nn.Module
     shape: Shape
     classes: int
+
+    @classmethod
+    def facts_of(cls, config: ImageConfig, data: Images) -> Facts:
+        """The shape of the images, and the classes where the network is conditioned on them."""
+        if config.conditional and not data.classes:
+            raise InputError(
+                f"--conditional needs labelled data, got {data.name} without labels: use class sub-folders, or "
+                "--class-count for a stream of integer labels."
+            )
+        return cls.known_facts(config, data.shape, data.classes)
+
+    @classmethod
+    def known_facts(cls, config: ImageConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
+        """The same of data that is not at hand."""
+        return Facts(shape, classes if config.conditional else 0, prompts)
+
+    @classmethod
+    def network_name(cls, config: ImageConfig) -> str:
+        """The kind of network."""
+        return config.network
+
+    @classmethod
+    def notes(cls, config: ImageConfig, classes: int, grouped: bool, together: int) -> list[str]:
+        """What classes do to an assignment."""
+        if not classes:
+            return []
+        if config.across_classes:
+            return [
+                "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) "
+                "while sampling a class starts from N(0, I): this conditional prior skew is known to worsen "
+                "conditional models."
+            ]
+        lines, members = [WITHIN_CLASSES], together / classes
+        if members < FEW_OF_A_CLASS:
+            lines.append(
+                f"warning: a pairing holds about {members:.1f} images of each class, and with fewer than "
+                f"{FEW_OF_A_CLASS} the assignment has little to choose from: pair more at once with --pool, or take "
+                "knn:4, which needs none."
+            )
+        return lines
+
+    @property
+    def guidable(self) -> bool:
+        """Whether there are classes to guide towards."""
+        return self.classes > 0
 
     @property
     def grouped(self) -> bool:
@@ -116,6 +306,27 @@ class PixelTask:
         """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""
         device = next(self.network.parameters()).device
         return draw_start(self.shape, count, self.classes, seed, device, scale, first)
+
+
+def unet_for_export(task: PixelTask) -> Any:
+    """The U-Net of diffusers within a task's network, where the pipelines of diffusers can say what it was trained to.
+
+    Raises:
+        InputError: If they cannot: they know no MLP, and do not divide samples by the scale of the data.
+    """
+    if not isinstance(task.network, UNet):
+        raise InputError(f"export needs a U-Net, got a run with the {task.config.network}: train with --network unet.")
+    if task.config.data_scale != 1:
+        raise InputError(
+            f"export needs --data-scale 1, got {task.config.data_scale}: the pipelines of diffusers do not divide "
+            "samples; train with --schedule-shift instead."
+        )
+    return task.network.inner
+
+
+def load_pixels(config: DataFields, image_size: int | None) -> Images:
+    """Loads the data that a configuration names, in a size."""
+    return read(config.data, dataclasses.replace(config, image_size=image_size))
 
 
 def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
@@ -145,7 +356,7 @@ def draw_start(
     return Start(noise.mul_(scale).to(device), labels, [derive(seed, "sample-step", i) for i in numbers])
 
 
-def preview(task: PublishedTask, network: nn.Module, seed: int, sampler: AnySampler, guidance: float = 1.0) -> Tensor:
+def preview(task: PublishedTask, network: nn.Module, seed: int, sampler: Sampler, guidance: float = 1.0) -> Tensor:
     """Samples from the same noise every time."""
     return task.sample(network, task.start(PREVIEW, seed), sampler, guidance).images
 

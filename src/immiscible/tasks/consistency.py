@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeScheduler
@@ -28,13 +28,24 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import ConsistencyConfig
 from immiscible.couplings.protocol import per_row
+from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
-from immiscible.samplers import AnySampler, Multistep, Samples
+from immiscible.samplers import Multistep, Sampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.samplers.consistency import SECOND_LEVEL
+from immiscible.samplers.consistency import SECOND_LEVEL, two_steps
 from immiscible.seeds import seed_all
-from immiscible.tasks.base import Facts, PixelTask, Predict, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.base import (
+    Facts,
+    PixelTask,
+    Predict,
+    drop_labels,
+    guided,
+    in_parts,
+    initial_network,
+    preview,
+    unet_for_export,
+)
 from immiscible.training.loop import Batch
 
 PREVIEW_SAMPLER = Multistep(2)
@@ -84,7 +95,7 @@ class ConsistencyTask(PixelTask):
         count = level_count(step, self.config)
         return karras_levels(count + 1, self.config)
 
-    def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+    def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Maps noise to data in a few steps, see :class:`~immiscible.tasks.base.PublishedTask`."""
         multistep = cast(Multistep, sampler)
 
@@ -99,6 +110,26 @@ class ConsistencyTask(PixelTask):
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         return preview(self, network, self.config.seed, PREVIEW_SAMPLER)
+
+    def pipeline(self, method: str) -> Any:
+        """The pipeline of diffusers with the network, which knows classes.
+
+        Raises:
+            InputError: If it would not draw what the run draws.
+        """
+        from diffusers.pipelines.consistency_models.pipeline_consistency_models import ConsistencyModelPipeline
+
+        unet = unet_for_export(self)
+        if self.shape[1] != self.shape[2]:
+            raise InputError(
+                f"export needs square images for consistency models, got {self.shape[1]} x {self.shape[2]}."
+            )
+        return ConsistencyModelPipeline(unet, make_scheduler(self.config))
+
+    def pipeline_call(self, pipeline: str) -> str:
+        """The arguments that the pipeline is called with, for one step and for two."""
+        two = f"pipeline(batch_size=16, num_inference_steps=None, timesteps={two_steps(make_scheduler(self.config))}"
+        return f"num_inference_steps=1)  # one step; for two: {two}"
 
 
 def make_scheduler(config: ConsistencyConfig) -> CMStochasticIterativeScheduler:

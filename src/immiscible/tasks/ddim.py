@@ -10,11 +10,21 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from immiscible.config.recipes import DDIMConfig
+from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion, shifted_alpha_bar, weighted_mse
-from immiscible.samplers import AnySampler, DiffusionSampler, Samples
+from immiscible.samplers import DiffusionSampler, Sampler, Samples
 from immiscible.samplers.base import Start
-from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.tasks.base import (
+    Facts,
+    PixelTask,
+    drop_labels,
+    guided,
+    in_parts,
+    initial_network,
+    preview,
+    unet_for_export,
+)
 from immiscible.training.loop import Batch
 
 PREVIEW_STEPS = 20
@@ -45,7 +55,7 @@ class DiffusionTask(PixelTask):
         labels = drop_labels(batch.condition, self.classes, self.config.label_dropout, batch.generator)
         return weighted_mse(network(example.x_t, t / TIME_SCALE, labels), example)
 
-    def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+    def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Walks back from noise, see :class:`~immiscible.tasks.base.PublishedTask`."""
         walk = cast(DiffusionSampler, sampler)
 
@@ -59,6 +69,34 @@ class DiffusionTask(PixelTask):
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         sampler = DiffusionSampler("ddim", min(PREVIEW_STEPS, self.config.timesteps))
         return preview(self, network, self.config.seed, sampler)
+
+    def pipeline(self, method: str) -> Any:
+        """The pipeline of diffusers with the network, which is its unconditional one.
+
+        Arguments:
+            method: ``ddim`` or ``ddpm``.
+
+        Raises:
+            InputError: If it would not draw what the run draws.
+        """
+        from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+        from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        unet = unet_for_export(self)
+        if self.classes:
+            raise InputError(
+                f"export needs an unconditional run for diffusion, got one with {self.classes} classes: the pipelines "
+                "of diffusers give its U-Net no classes."
+            )
+        if method == "ddpm":
+            return DDPMPipeline(unet, self.schedule)
+        scheduler: Any = DDIMScheduler.from_config(self.schedule.config)
+        return DDIMPipeline(unet, scheduler)
+
+    def pipeline_call(self, pipeline: str) -> str:
+        """The arguments that a pipeline of that class is called with."""
+        return f"num_inference_steps={1000 if pipeline == 'DDPMPipeline' else 50}"
 
 
 def make_schedule(config: DDIMConfig) -> DDPMScheduler:

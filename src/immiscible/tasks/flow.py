@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import FlowConfig
 from immiscible.processes import flow, shifted_time, weighted_mse
-from immiscible.samplers import AnySampler, Samples, Solver
+from immiscible.samplers import Sampler, Samples, Solver
 from immiscible.samplers.base import Start
 from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.loop import Batch
@@ -37,7 +37,7 @@ class FlowTask(PixelTask):
         labels = drop_labels(batch.condition, self.classes, self.config.label_dropout, batch.generator)
         return weighted_mse(network(example.x_t, t, labels), example)
 
-    def sample(self, network: nn.Module, start: Start, sampler: AnySampler, guidance: float = 1.0) -> Samples:
+    def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Solves the flow, see :class:`~immiscible.tasks.base.PublishedTask`."""
         solver = cast(Solver, sampler)
 

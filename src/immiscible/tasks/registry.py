@@ -1,92 +1,42 @@
-"""The published systems by their names, and how each is built for some data."""
+"""The systems' classes by their configurations, and where the data of a run is."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import TypeVar
 
-import torch
+from immiscible.config.groups import Recipe, RunConfig
+from immiscible.config.systems import imported, system
+from immiscible.data import Images
+from immiscible.tasks.base import PublishedTask
 
-from immiscible.config.groups import DataFields, Recipe
-from immiscible.config.recipes import StableDiffusionConfig, StableDiffusionRecipe, TaskConfig
-from immiscible.data import Images, read
-from immiscible.errors import InputError
-from immiscible.seeds import generator
-from immiscible.tasks.base import Facts, PublishedTask, Shape
-from immiscible.tasks.consistency import ConsistencyTask
-from immiscible.tasks.ddim import DiffusionTask
-from immiscible.tasks.flow import FlowTask
-from immiscible.tasks.stable_diffusion.components import locate, native_size
-from immiscible.tasks.stable_diffusion.texts import captions_of
-
-
-def _stable_diffusion(config: StableDiffusionConfig, facts: Facts) -> PublishedTask:
-    # transformers takes seconds to import, and the other tasks do without it.
-    from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
-
-    return StableDiffusionTask.build(config, facts)
-
-
-BUILDERS: dict[str, Callable[[Any, Facts], PublishedTask]] = {
-    "flow": FlowTask.build,
-    "ddim": DiffusionTask.build,
-    "consistency": ConsistencyTask.build,
-    "stable-diffusion": _stable_diffusion,
-}
-TITLES = {
-    "flow": "flow matching",
-    "ddim": "diffusion",
-    "consistency": "consistency training",
-    "stable-diffusion": "Stable Diffusion",
-}
-# At most so many captions of the data are kept as prompts of samples.
-PROMPTS = 10_000
 # Data that is found by its name wherever one is.
 NAMES = ("digits", "emoji", "fashion-mnist", "cifar10")
 
-C = TypeVar("C", bound=TaskConfig)
+C = TypeVar("C", bound=RunConfig)
 
 
-def make_task(config: TaskConfig, data: Images) -> PublishedTask:
-    """Builds the task of a configuration for its data, see :func:`facts_of`."""
-    return BUILDERS[config.task](config, facts_of(config, data))
+def task_of(config: Recipe) -> type[PublishedTask]:
+    """The class of the system that a configuration is for."""
+    return imported(system(config.task).task)
 
 
-def facts_of(config: TaskConfig, data: Images) -> Facts:
-    """What a task has to know of its data.
-
-    Raises:
-        InputError: If conditions are asked for that the data does not have.
-    """
-    if isinstance(config, StableDiffusionConfig):
-        captions = captions_of(data, config.caption_template)
-        # In random order, so that the first ones are as good a choice as any.
-        order = torch.randperm(len(captions), generator=generator("cpu", 0, "prompts"))
-        prompts = [captions[index] for index in order[:PROMPTS].tolist()]
-        return Facts(data.shape, prompts=tuple(prompts))
-    if config.conditional and not data.classes:
-        raise InputError(
-            f"--conditional needs labelled data, got {data.name} without labels: use class sub-folders, or "
-            "--class-count for a stream of integer labels."
-        )
-    return known_facts(config, data.shape, data.classes)
+def make_task(config: RunConfig, data: Images) -> PublishedTask:
+    """Builds the task of a configuration for its data."""
+    kind = task_of(config)
+    return kind.build(config, kind.facts_of(config, data))
 
 
-def known_facts(config: TaskConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
-    """The same of data that is not at hand."""
-    if isinstance(config, StableDiffusionConfig):
-        return Facts(shape, prompts=prompts)
-    return Facts(shape, classes if config.conditional else 0, prompts)
+def load_data(config: Recipe) -> Images:
+    """Loads the data that a configuration names, as its system needs it."""
+    return task_of(config).load_data(config)
 
 
-def places_of(config: TaskConfig) -> dict[str, str]:
-    """Where the data and the model of a run are, so that they are found from any directory."""
-    places = {"data": place_of(config.data)}
-    if isinstance(config, StableDiffusionConfig) and os.path.isdir(model := os.path.expanduser(config.model)):
-        places["model"] = os.path.abspath(model)
-    return places
+def places_of(config: RunConfig) -> dict[str, str]:
+    """Where the data of a run is and what else it needs, so that they are found from any directory."""
+    return {"data": place_of(config.data), **task_of(config).places(config)}
 
 
 def place_of(spec: str) -> str:
@@ -120,16 +70,3 @@ def _is_there(kind: str, path: str) -> bool:
         return os.path.isdir(os.path.dirname(os.path.abspath(path.split("::")[0])))
     # What is behind an @ may be a part of what is at a path.
     return os.path.isdir(path) if kind else any(map(os.path.exists, (path, path.rpartition("@")[0])))
-
-
-def load_data(config: Recipe) -> Images:
-    """Loads the data that a configuration names; for Stable Diffusion in colour, and in the model's size by default."""
-    if isinstance(config, StableDiffusionRecipe):
-        size = config.image_size or native_size(locate(config.model))
-        return load_pixels(config, size).in_colour()
-    return load_pixels(config, config.image_size)
-
-
-def load_pixels(config: DataFields, image_size: int | None) -> Images:
-    """Loads the data that a configuration names, in a size."""
-    return read(config.data, dataclasses.replace(config, image_size=image_size))

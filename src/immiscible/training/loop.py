@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from immiscible.config.groups import RunConfig
 from immiscible.couplings.protocol import Coupling
 from immiscible.io.console import Bar, say
-from immiscible.io.png import write_grid
 from immiscible.samplers.base import NotFinite
 from immiscible.seeds import derive, generator, seed_all
 from immiscible.training.feed import Feed
@@ -62,8 +61,19 @@ class Task(Protocol):
         """The mean loss of a micro-batch, a scalar."""
         ...
 
-    def preview(self, network: nn.Module) -> Tensor:
-        """A few samples, always from the same noise, with shape (B, C, H, W) in [-1, 1]."""
+    preview_file: ClassVar[str]
+    """Where the preview of a step is kept, in the run directory, such as ``samples/step-{step}.png``."""
+
+    def write_preview(self, network: nn.Module, out: Path | None) -> None:
+        """Draws a few samples, always from the same noise, and writes them to a file.
+
+        Arguments:
+            network: The network, with the moving average of the weights.
+            out: The file; None where another process writes it, and this one only takes part in the drawing.
+
+        Raises:
+            NotFinite: If the samples are not finite.
+        """
         ...
 
 
@@ -193,16 +203,13 @@ class Loop:
             return
         with self.state.average.applied():
             try:
-                images = self.task.preview(self.state.bare_network)
+                self.task.write_preview(self.state.bare_network, self._picture() if main else None)
             except NotFinite as error:
                 # A picture less; the weights are finite, and what comes may be better.
                 say(f"warning: step {self.step} has no picture: {error}")
-                return
-        if main:
-            write_grid(self._picture(), images)
 
     def _picture(self) -> Path:
-        return self.config.out / "samples" / f"step-{self.step}.png"
+        return self.config.out / self.task.preview_file.format(step=self.step)
 
     def _draw_missing(self) -> None:
         """Draws the samples of the checkpoint that the run goes on from, if it was killed before they were written."""

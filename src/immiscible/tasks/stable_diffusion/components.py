@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from immiscible.config.recipes import StableDiffusionRecipe
+from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
@@ -229,7 +229,7 @@ def _check_tokenizer(path: Path, tokenizer: Any, text_encoder: Any) -> None:
         )
 
 
-def trained_unet(recipe: StableDiffusionRecipe, unet: Any, seed: int) -> nn.Module:
+def trained_unet(config: StableDiffusionConfig, unet: Any, seed: int) -> nn.Module:
     """The U-Net as it is trained: with its own weights, with new ones, or frozen with low-rank weights added.
 
     New weights depend on the seed and the architecture only.
@@ -239,26 +239,26 @@ def trained_unet(recipe: StableDiffusionRecipe, unet: Any, seed: int) -> nn.Modu
     """
     with torch.random.fork_rng():
         seed_all(derive(seed, "weights"))
-        if recipe.mode == "scratch":
+        if config.mode == "scratch":
             unet = type(unet).from_config(unet.config)
-        elif recipe.mode == "lora":
-            _add_lora(recipe, unet)
+        elif config.mode == "lora":
+            _add_lora(config, unet)
     unet.train()
-    if recipe.mode != "lora":
+    if config.mode != "lora":
         unet.requires_grad_(True)
-    if recipe.gradient_checkpointing:
+    if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return unet
 
 
-def _add_lora(recipe: StableDiffusionRecipe, unet: Any) -> None:
+def _add_lora(config: StableDiffusionConfig, unet: Any) -> None:
     with quiet():
         from peft import LoraConfig
 
-    targets = [word.strip() for word in recipe.lora_targets.split(",")]
+    targets = [word.strip() for word in config.lora_targets.split(",")]
     settings = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha or recipe.lora_rank,  # pyright: ignore[reportArgumentType] (it takes any number)
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha or config.lora_rank,  # pyright: ignore[reportArgumentType] (it takes any number)
         init_lora_weights="gaussian",
         target_modules=targets,
     )
@@ -266,5 +266,5 @@ def _add_lora(recipe: StableDiffusionRecipe, unet: Any) -> None:
         unet.add_adapter(settings)
     except ValueError as error:
         raise InputError(
-            f"--lora-targets must name layers of the U-Net, such as to_q,to_k,to_v,to_out.0, got {recipe.lora_targets}."
+            f"--lora-targets must name layers of the U-Net, such as to_q,to_k,to_v,to_out.0, got {config.lora_targets}."
         ) from error

@@ -27,7 +27,7 @@ from immiscible.io.console import say, tracked
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.seeds import derive, generator, seed_all
-from immiscible.tasks.registry import load_pixels
+from immiscible.tasks.base import load_pixels
 from immiscible.tasks.stable_diffusion.latents import Encoder
 from immiscible.tasks.stable_diffusion.pipelines import make_pipeline, save_pipeline
 from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
