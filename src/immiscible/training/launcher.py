@@ -17,7 +17,7 @@ from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from immiscible.config.groups import RunConfig
 from immiscible.errors import InputError
 from immiscible.training.rendezvous import join_again
-from immiscible.training.sharding import sharding_accelerator
+from immiscible.training.sharding import check_sharding
 
 # Where launchers say how many processes they started.
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -52,8 +52,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     check_launcher(config, os.environ)
     cpu = _on_cpu(config.device, os.environ)
     join_again(cpu)
-    make = sharding_accelerator if config.sharding == "fsdp" else Accelerator
-    accelerator = make(
+    if config.sharding == "fsdp":
+        check_sharding(cpu)
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.mixed_precision,
         # The loop accumulates by itself. Without these two accelerate takes the launcher's word, also in later runs.

@@ -25,6 +25,7 @@ from immiscible.seeds import derive, generator, seed_all
 from immiscible.training.feed import Feed
 from immiscible.training.progress import Progress
 from immiscible.training.rendezvous import ranks_on_cpu
+from immiscible.training.sharding import unsynchronised
 from immiscible.training.signals import Interrupted, StopRequest
 from immiscible.training.sources import Source
 from immiscible.training.state import State
@@ -157,7 +158,7 @@ class Loop:
         seed_all(derive(config.seed, "dropout", self.step, rank))
         for micro in range(config.accumulation):
             last = micro == config.accumulation - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(state.network):
+            with contextlib.nullcontext() if last else unsynchronised(self.accelerator, state.network):
                 self._backward(micro)
         if config.clip:
             self.accelerator.clip_grad_norm_(state.network.parameters(), config.clip)

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
-from accelerate.utils import DistributedType
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from immiscible.errors import InputError
@@ -28,8 +29,8 @@ from immiscible.errors import InputError
 BLOCKS = ("ResidualBlock", "ResnetBlock2D", "BasicTransformerBlock", "Attention")
 
 
-def sharding_accelerator(**settings: Any) -> Accelerator:
-    """An accelerator whose :func:`prepare` shards what is trained.
+def check_sharding(cpu: bool) -> None:
+    """Checks that a network can be sharded here.
 
     Raises:
         InputError: On a single process, which has nobody to share with, or on the CPU beside a GPU.
@@ -39,33 +40,38 @@ def sharding_accelerator(**settings: Any) -> Accelerator:
             "--sharding fsdp needs several processes, got 1: start them with torchrun --nproc-per-node N, or leave the "
             "flag out."
         )
-    if settings["cpu"] and torch.accelerator.is_available():
+    if cpu and torch.accelerator.is_available():
         raise InputError("--sharding fsdp must train on the GPU that is here, got --device cpu: hide the GPU.")
-    # Weights are gathered and gradients summed in float32. The loop's autocast alone decides what is computed in less.
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        reshard_after_forward=True,
-        auto_wrap_policy="transformer_based_wrap",
-        mixed_precision_policy=MixedPrecisionPolicy(),
-        cpu_ram_efficient_loading=False,
-    )
-    accelerator = Accelerator(fsdp_plugin=plugin, **settings)
-    # On the CPU accelerate passes over the plugin without a word and trains replicas, although all else is there.
-    if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        accelerator.state.fsdp_plugin = plugin
-        accelerator.state.distributed_type = DistributedType.FSDP
-    return accelerator
 
 
-def prepare(accelerator: Accelerator, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """The network and its optimiser as they are trained, sharded if the accelerator is made for it."""
-    plugin = accelerator.state.fsdp_plugin if accelerator.is_fsdp2 else None
-    if plugin is not None:
-        present = {type(module).__name__ for module in network.modules()}
-        plugin.transformer_cls_names_to_wrap = sorted(present.intersection(BLOCKS))
-        # FSDP2 cannot know that nothing here writes into what a network returns.
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    return accelerator.prepare(network, optimizer)
+def shard(network: nn.Module, accelerator: Accelerator) -> None:
+    """Leaves each process a part of each weight, on its device. An optimiser has to be made of these parts.
+
+    It is torch's own call, since accelerate's silently does nothing on the CPU. Weights are gathered and gradients are
+    summed in float32; the loop's autocast alone decides what is computed in less.
+    """
+    # FSDP2 cannot know that nothing here writes into what a network returns.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # The inner ones first.
+    for module in reversed(list(network.modules())):
+        if type(module).__name__ in BLOCKS and module is not network:
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh)
+
+
+@contextmanager
+def unsynchronised(accelerator: Accelerator, network: nn.Module) -> Iterator[None]:
+    """A context in which gradients are added up in each process, for micro-batches that others follow."""
+    if not isinstance(network, FSDPModule):
+        with accelerator.no_sync(network):
+            yield
+        return
+    network.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        network.set_requires_gradient_sync(True)
 
 
 def reshard(network: nn.Module) -> None:

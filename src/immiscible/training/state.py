@@ -28,7 +28,7 @@ from immiscible.training.ema import Average, load_weights, trained_weights
 from immiscible.training.feed import Feed
 from immiscible.training.optimizer import make_optimizer
 from immiscible.training.progress import Progress, not_finite
-from immiscible.training.sharding import all_finite, gathered, gathered_state, prepare, split, split_state
+from immiscible.training.sharding import all_finite, gathered, gathered_state, shard, split, split_state
 
 
 class State:
@@ -47,11 +47,17 @@ class State:
     ) -> None:
         self.config, self.feed, self.progress, self.accelerator = config, feed, progress, accelerator
         self.directory = config.out / "checkpoints"
-        self.network, self.optimizer = prepare(
-            accelerator, network, make_optimizer(config, network, accelerator.device)
-        )
+        self.network, self.optimizer = self._prepared(network)
         self.average = Average(self.bare_network, config.ema)
         self.step = 0
+
+    def _prepared(self, network: nn.Module) -> tuple[Any, Any]:
+        """The network and its optimiser as they are trained by the processes."""
+        config, accelerator = self.config, self.accelerator
+        if config.sharding == "fsdp":
+            shard(network, accelerator)
+            return network, accelerator.prepare_optimizer(make_optimizer(config, network, accelerator.device))
+        return accelerator.prepare(network, make_optimizer(config, network, accelerator.device))
 
     @property
     def bare_network(self) -> nn.Module:
