@@ -19,7 +19,6 @@ from immiscible.processes import shifted_time
 from immiscible.samplers.base import Samples
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-Method = Literal["euler", "heun", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Solver:
         tolerance: Absolute and relative tolerance of ``adaptive``.
     """
 
-    method: Method
+    method: Literal["euler", "heun", "adaptive"]
     nfe: int | None = None
     tolerance: float = 1e-4
 
