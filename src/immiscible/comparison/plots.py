@@ -94,7 +94,13 @@ def overview_nfes(nfes: Sequence[str]) -> list[str]:
 
 
 def style_of(summary: Summary, name: str, theme: Theme) -> dict[str, Any]:
-    """Colour, line style and marker of a coupling, the same in every picture."""
+    """Colour, line style and marker of a coupling, the same in every picture.
+
+    Arguments:
+        summary: The summary of a comparison.
+        name: The coupling.
+        theme: The colours to choose from.
+    """
     if name == BASELINE:
         return {"color": theme.baseline, "linestyle": (0, (3, 1.5)), "marker": "o"}
     place = [other for other in summary["couplings"] if other != BASELINE].index(name)

@@ -197,12 +197,25 @@ def score_at(point: Point, metric: Metric) -> Score:
 
 
 def final(summary: Summary, coupling: str, nfe: str) -> Point:
-    """The scores at the last training step."""
+    """The scores at the last training step.
+
+    Arguments:
+        summary: The summary of a comparison.
+        coupling: The name of a coupling.
+        nfe: The number of network calls, one of the summary's.
+    """
     return summary["couplings"][coupling]["curves"][nfe][-1]
 
 
 def final_score(summary: Summary, coupling: str, nfe: str, metric: Metric) -> Score:
-    """One score at the last training step."""
+    """One score at the last training step.
+
+    Arguments:
+        summary: The summary of a comparison.
+        coupling: The name of a coupling.
+        nfe: The number of network calls, one of the summary's.
+        metric: Which score.
+    """
     return score_at(final(summary, coupling, nfe), metric)
 
 

@@ -96,6 +96,11 @@ def obstacle(data: Images) -> str | None:
 def train_or_load(data: Images, cache: Path, device: str | torch.device = "cpu") -> ClassifierFeatures:
     """The features of a classifier for this data, from the cache or trained now and put there.
 
+    Arguments:
+        data: The labelled data.
+        cache: The directory where trained classifiers are kept.
+        device: Where the features are computed.
+
     Raises:
         InputError: If the data has no labels, only one class, or too few images.
     """

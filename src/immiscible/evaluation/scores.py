@@ -229,6 +229,12 @@ def neighbour_radii(points: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
 
 
 def covered(points: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """The share of points, with shape (N, dim), that lie in any of the balls with these centres and radii."""
+    """The share of points that lie in any of some balls.
+
+    Arguments:
+        points: The points, with shape (N, dim).
+        centres: The centres of the balls, with shape (M, dim).
+        radii: Their radii, with shape (M,).
+    """
     inside = [(torch.cdist(part, centres) <= radii).any(1) for part in points.split(CHUNK)]
     return torch.cat(inside).double().mean().item()
