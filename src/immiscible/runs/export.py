@@ -17,7 +17,7 @@ from immiscible.io.console import say
 from immiscible.io.files import write_folder
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
-from immiscible.runs.model_card import model_card
+from immiscible.runs.model_card import Exported, model_card
 from immiscible.runs.runs import Run
 
 
@@ -65,19 +65,45 @@ def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]],
     task: Any = run.task
     pipeline = task.pipeline(method)
     name = type(pipeline).__name__
-    there = [row for row in scores if row["step"] == run.step]
-    card = model_card(run, name, there)
+    card = model_card(run, _exported(run, name), scores)
     write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace)
     return name
 
 
+def _exported(run: Run, pipeline: str) -> Exported:
+    """What the card says of a pipeline of that class."""
+    task: Any = run.task
+    usage = [
+        f"from diffusers import {pipeline}",
+        "",
+        f'pipeline = {pipeline}.from_pretrained("DIRECTORY_OR_REPOSITORY")',
+        f"images = pipeline(batch_size=16, {task.pipeline_call(pipeline)})",
+    ]
+    tags = ["unconditional-image-generation", "diffusers", "immiscible-diffusion", f"diffusers:{pipeline}"]
+    return Exported(f"Images of {' x '.join(map(str, run.shape))}", tags, usage)
+
+
 def check_export(run: Path, out: Path, replace: bool = False) -> None:
-    """Checks that a pipeline may be written to a place; it is one that is new, unless it replaces another."""
+    """Checks that a pipeline may be written to a place.
+
+    Arguments:
+        run: The directory of the run, which the place may not be.
+        out: The place, a new or empty directory.
+        replace: Whether another pipeline may be there.
+
+    Raises:
+        InputError: If something is in the way.
+    """
     check_output(out, "new", flag="DIR", inputs=[run], overwrite=replace)
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
     """Uploads an exported pipeline to the Hugging Face hub.
+
+    Arguments:
+        folder: The pipeline.
+        repository: The name of the repository, such as ``you/model``; it is made if there is none.
+        private: Whether a new repository is private.
 
     Returns:
         Its address.

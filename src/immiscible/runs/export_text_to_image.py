@@ -7,20 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible import __version__
 from immiscible.config.recipes import StableDiffusionConfig
-from immiscible.couplings import describe
 from immiscible.io.files import write_folder
-from immiscible.runs.model_card import code, command, plain, score_table
+from immiscible.runs.model_card import Exported, code, model_card
 from immiscible.runs.runs import Run
 from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
 
 LORA = "pytorch_lora_weights.safetensors"
+WHERE = '"DIRECTORY_OR_REPOSITORY"'
+MODES = {
+    "scratch": "New weights in the U-Net of",
+    "finetune": "Fine-tuning the U-Net of",
+    "lora": "Low-rank weights (LoRA) for the U-Net of",
+}
 
 
 def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] = (), replace: bool = False) -> str:
     """Writes a run with the moving average of its weights, and a model card, to a place that is locked.
+
+    Arguments:
+        run: The run.
+        out: The place.
+        scores: The rows of the run's ``evaluation.json``; those of its step go into the card.
+        replace: Whether it may take the place of what stands there, once it is whole.
 
     Returns:
         What was written: the name of the pipeline's class, or ``LoRA``.
@@ -31,12 +41,12 @@ def export_text_to_image(run: Run, out: Path, scores: Sequence[dict[str, Any]] =
     task: Any = run.task
     pipeline = task.pipeline()
     lora = task.config.mode == "lora"
-    name = "LoRA" if lora else type(pipeline).__name__
+    card = model_card(run, _exported(run), scores)
     if lora:
-        write_folder(out, lambda folder: _save_lora(pipeline, folder), _card(run, name, scores), replace=replace)
+        write_folder(out, lambda folder: _save_lora(pipeline, folder), card, replace=replace)
     else:
-        save_pipeline(pipeline, out, _card(run, name, scores), replace=replace)
-    return name
+        save_pipeline(pipeline, out, card, replace=replace)
+    return "LoRA" if lora else type(pipeline).__name__
 
 
 def _save_lora(pipeline: Any, folder: Path) -> None:
@@ -72,54 +82,27 @@ def _sort_header(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
-def _card(run: Run, name: str, scores: Sequence[dict[str, Any]]) -> str:
+def _exported(run: Run) -> Exported:
+    """What the card says of a pipeline or of LoRA weights."""
     config: Any = run.config
-    described = describe(config.coupling)
-    modes = {
-        "scratch": "new weights in the U-Net of",
-        "finetune": "fine-tuning the U-Net of",
-        "lora": "low-rank weights (LoRA) for the U-Net of",
-    }
-    there = [row for row in scores if row["step"] == run.step]
-    parts = [
-        _header(name),
-        f"# Stable Diffusion on {plain(config.data)}",
-        f"{modes[config.mode].capitalize()} {code(config.model)}, trained for {run.step:,} steps with immiscible "
-        f"{__version__} on images of {run.shape[1]} x {run.shape[2]}.",
-        "## Use",
-        _usage(name, config),
-        "## Training",
-        f"- Data: {code(config.data)}\n"
-        f"- Coupling of data and noise: {code(config.coupling)}, ranked in the cost space {code(config.cost_space)}. "
-        f"Moves {described.moves} Law of the noise: {described.marginal}\n"
-        f"- Batch {config.batch_size}, learning rate {config.learning_rate:g}, caption dropout "
-        f"{config.caption_dropout:g}\n"
-        f"- Weights: the moving average at step {run.step:,}\n"
-        "- There is no safety checker in it: what it draws is not looked at.",
-        "The command:",
-        f"```sh\n{command(run)}\n```",
-        "## Scores",
-        score_table(there),
+    subject = f"{MODES[config.mode]} {code(config.model)} on images of {run.shape[1]} x {run.shape[2]}"
+    tags = ["text-to-image", "stable-diffusion", "immiscible-diffusion", *(["lora"] if config.mode == "lora" else [])]
+    details = [
+        f"Batch {config.batch_size}, learning rate {config.learning_rate:g}, caption dropout "
+        f"{config.caption_dropout:g}",
+        "There is no safety checker in it: what it draws is not looked at.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return Exported(subject, tags, _usage(config), details)
 
 
-def _header(name: str) -> str:
-    tags = ["text-to-image", "stable-diffusion", "immiscible-diffusion", *(["lora"] if name == "LoRA" else [])]
-    lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image", "tags:", *(f"- {tag}" for tag in tags)]
-    return "\n".join([*lines, "---"])
-
-
-def _usage(name: str, config: StableDiffusionConfig) -> str:
+def _usage(config: StableDiffusionConfig) -> list[str]:
+    lora = config.mode == "lora"
     # The name of a folder or repository cannot end the string: it is written as Python would.
     model = repr(" ".join(config.model.split()).replace("`", "'"))
-    source = model if name == "LoRA" else '"DIRECTORY_OR_REPOSITORY"'
-    lines = [
+    return [
         "from diffusers import StableDiffusionPipeline",
         "",
-        f"pipeline = StableDiffusionPipeline.from_pretrained({source})",
+        f"pipeline = StableDiffusionPipeline.from_pretrained({model if lora else WHERE})",
+        *([f"pipeline.load_lora_weights({WHERE})"] if lora else []),
+        f'image = pipeline("a caption", num_inference_steps=20, guidance_scale={config.guidance:g}).images[0]',
     ]
-    if name == "LoRA":
-        lines.append('pipeline.load_lora_weights("DIRECTORY_OR_REPOSITORY")')
-    lines.append(f'image = pipeline("a caption", num_inference_steps=20, guidance_scale={config.guidance:g}).images[0]')
-    return "```python\n" + "\n".join(lines) + "\n```"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from huggingface_hub import ModelCardData
 
 from immiscible import __version__
 from immiscible.config.command import command_line
+from immiscible.config.metric import IMAGE_METRICS
 from immiscible.config.systems import system
 from immiscible.couplings import describe
 from immiscible.errors import shown
@@ -18,37 +21,61 @@ from immiscible.runs.runs import Run
 UNSAID = ("out", "extend", "device", "checkpoint_every", "keep_checkpoints", "log_every", "sample_every", "tensorboard")
 
 
-def model_card(run: Run, pipeline: str, scores: Sequence[dict[str, Any]]) -> str:
+@dataclass(frozen=True)
+class Exported:
+    """What the card of one kind of model says that others do not. Text from users is escaped in it.
+
+    Attributes:
+        subject: What was trained, as at the beginning of a sentence.
+        tags: The hub's tags for it, the first of which names what it does.
+        usage: The lines of Python that load it and draw samples.
+        details: More to say of its training, a line each.
+    """
+
+    subject: str
+    tags: Sequence[str]
+    usage: Sequence[str]
+    details: Sequence[str] = ()
+
+
+def model_card(run: Run, exported: Exported, scores: Sequence[dict[str, Any]] = ()) -> str:
     """The card in Markdown, with the header that the Hugging Face hub reads.
 
     Arguments:
         run: The run.
-        pipeline: The name of the pipeline's class.
-        scores: Its scores, rows of ``evaluation.json``; none where it was not evaluated.
+        exported: What was written of it.
+        scores: Rows of its ``evaluation.json``, of which those of its step are shown.
     """
-    config = run.config
-    described = describe(config.coupling)
-    row = system(config.task)
-    shape = " x ".join(map(str, run.shape))
+    config, row = run.config, system(run.config.task)
+    coupling = describe(config.coupling)
     paper = f" ([{row.paper.title}](https://arxiv.org/abs/{row.paper.arxiv}))" if row.paper else ""
+    header = ModelCardData(library_name="diffusers", pipeline_tag=exported.tags[0], tags=list(exported.tags))
+    training = [
+        f"Task: {row.title}{paper}",
+        f"Data: {code(config.data)}",
+        f"Coupling of data and noise: {code(config.coupling)}, ranked in the cost space {code(config.cost_space)}. "
+        f"Moves {coupling.moves} Law of the noise: {coupling.marginal}",
+        f"Weights: the moving average at step {run.step:,}",
+        *exported.details,
+    ]
     parts = [
-        _header(pipeline),
-        f"# {row.title.capitalize()} on {plain(config.data)}",
-        f"Images of {shape}, trained for {run.step:,} steps with immiscible {__version__}.",
+        f"---\n{header.to_yaml()}\n---",
+        f"# {row.title[:1].upper()}{row.title[1:]} on {plain(config.data)}",
+        f"{exported.subject}, trained for {run.step:,} steps with immiscible {__version__}.",
         "## Use",
-        _usage(run, pipeline),
+        _fenced("python", "\n".join(exported.usage)),
         "## Training",
-        f"- Task: {row.title}{paper}\n"
-        f"- Data: {code(config.data)}\n"
-        f"- Coupling of data and noise: {code(config.coupling)}, ranked in the cost space {code(config.cost_space)}. "
-        f"Moves {described.moves} Law of the noise: {described.marginal}\n"
-        f"- Weights: the moving average at step {run.step:,}",
+        "\n".join(f"- {line}" for line in training),
         "The command:",
-        f"```sh\n{command(run)}\n```",
+        _fenced("sh", command(run)),
         "## Scores",
-        score_table(scores),
+        score_table([row for row in scores if row["step"] == run.step]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fenced(language: str, text: str) -> str:
+    return f"```{language}\n{text}\n```"
 
 
 def plain(text: str) -> str:
@@ -68,23 +95,6 @@ def code(text: str) -> str:
     return f"{fence} {flat} {fence}" if "`" in flat else f"`{flat}`"
 
 
-def _header(pipeline: str) -> str:
-    tags = ["diffusers", "unconditional-image-generation", "immiscible-diffusion"]
-    lines = ["---", "library_name: diffusers", f"pipeline_tag: {json.dumps(tags[1])}", "tags:"]
-    return "\n".join([*lines, *(f"- {tag}" for tag in [*tags, f"diffusers:{pipeline}"]), "---"])
-
-
-def _usage(run: Run, pipeline: str) -> str:
-    task: Any = run.task
-    lines = [
-        f"from diffusers import {pipeline}",
-        "",
-        f'pipeline = {pipeline}.from_pretrained("DIRECTORY_OR_REPOSITORY")',
-        f"images = pipeline(batch_size=16, {task.pipeline_call(pipeline)})",
-    ]
-    return "```python\n" + "\n".join(lines) + "\n```"
-
-
 def command(run: Run) -> str:
     """The command that trains a run again, safe within a block of code."""
     line = command_line(
@@ -99,13 +109,14 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
     if not scores:
         return "None were measured: `immiscible evaluate RUN` before the export puts them here."
     features = scores[-1]["features"]
+    heads = ["sampler", "network calls", *(metric.word for metric in IMAGE_METRICS), "samples"]
     rows = [
-        f"| {row['sampler']} | {row['calls']} | {row['fid']:.3f} | {row['kid']:.5f} | {row['precision']:.3f} | "
-        f"{row['recall']:.3f} | {row['samples']:,} |"
+        [row["sampler"], row["calls"], *(format(row[m.name], m.format) for m in IMAGE_METRICS), f"{row['samples']:,}"]
         for row in scores
         if row["features"] == features
     ]
-    head = "| sampler | network calls | FID | KID | precision | recall | samples |\n|---|---|---|---|---|---|---|"
+    table = [f"| {' | '.join(map(str, row))} |" for row in (heads, *rows)]
+    table.insert(1, "|---" * len(heads) + "|")
     doubts = dict.fromkeys(row["warning"] for row in scores if row["features"] == features and row.get("warning"))
     warnings = [f"\nWarning: {plain(doubt)}" for doubt in doubts]
-    return "\n".join([f"In the features of: {plain(features)}.\n", head, *rows, *warnings])
+    return "\n".join([f"In the features of: {plain(features)}.\n", *table, *warnings])
