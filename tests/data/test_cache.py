@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from immiscible.data import cache, load
+from immiscible.data import Images, cache, load
+from immiscible.data.resize import resized
 from immiscible.errors import InputError
 
 
@@ -243,7 +245,8 @@ from immiscible.data import cache, decoding, load
 cache.LARGE = 100
 decode = decoding._decode
 def slow(*arguments):
-    print("decoded", flush=True)
+    # In one piece, as several threads decode.
+    print("decoded\\n", end="", flush=True)
     time.sleep(0.05)
     return decode(*arguments)
 decoding._decode = slow
@@ -255,3 +258,42 @@ print("sum", int(data.pixels.sum()), data.fingerprint())
     assert sorted(lines.count("decoded") for lines in said) == [0, 0, 11]
     assert len({lines[-1] for lines in said}) == 1
     assert len(cached(tmp_path)) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_the_mean_is_kept_beside_the_images(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load(str(folder), image_size=4)
+    expected = Images("the same", data.pixels.clone()).mean()
+    smaller = resized(data, 2)
+    smaller_mean = Images("the same", smaller.pixels.clone()).mean()
+    monkeypatch.setattr("immiscible.data.images.np.zeros", None)
+    for found in (data, load(str(folder), image_size=4)):
+        torch.testing.assert_close(found.mean(), expected, rtol=0, atol=0)
+        found.mean().zero_()
+        torch.testing.assert_close(found.mean(), expected, rtol=0, atol=0)
+    monkeypatch.undo()
+    torch.testing.assert_close(smaller.mean(), smaller_mean, rtol=0, atol=0)
+    grey = dataclasses.replace(data, pixels=data.pixels[:, :1], digest="")
+    assert grey.in_colour().mean().shape == (3, 4, 4)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_mean_that_changed_is_told(folder: Path, tmp_path: Path, harm: str) -> None:
+    load(str(folder))
+    (path,) = (tmp_path / "cache/images").glob("*/mean.npy")
+    np.save(path, np.load(path) + 1) if harm == "changed" else path.unlink()
+    with pytest.raises(InputError, match=r"must be whole, got: .*mean.npy.*delete it, to decode again"):
+        load(str(folder))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_cache_without_a_mean_is_averaged(folder: Path, tmp_path: Path) -> None:
+    expected = load(str(folder)).mean()
+    (facts,) = (tmp_path / "cache/images").glob("*/facts.json")
+    found = json.loads(facts.read_text())
+    for key in ("mean", "seal"):
+        del found[key]
+    facts.write_text(json.dumps({**found, "seal": cache._seal(found)}))
+    (facts.parent / "mean.npy").unlink()
+    torch.testing.assert_close(load(str(folder)).mean(), expected, rtol=0, atol=0)

@@ -98,7 +98,14 @@ def find(key: str) -> Images | None:
         labels = torch.tensor(facts["labels"]) if facts["labels"] is not None else None
         captions, notes = tuple(facts.get("captions", ())), facts.get("notes", {})
         images = Images(
-            facts["name"], pixels, labels, tuple(facts["class_names"]), captions, facts["fingerprint"], notes
+            facts["name"],
+            pixels,
+            labels,
+            tuple(facts["class_names"]),
+            captions,
+            facts["fingerprint"],
+            notes,
+            _mean(folder / "mean.npy", facts),
         )
         _check_sums(images, facts)
     except (
@@ -182,9 +189,31 @@ def _decode(path: Path, name: str, shape: Sequence[int], fill: Fill, describe: D
         "captions": list(found.captions),
         "notes": dict(found.notes),
         "fingerprint": images.fingerprint(),
+        "mean": _save_mean(path.with_name("mean.npy"), images),
         "parts": _sums(pixels),
     }
     return {**facts, "seal": _seal(facts)}
+
+
+def _save_mean(path: Path, images: Images) -> str:
+    """Keeps the mean, which every start of a run asks for, and gives its checksum."""
+    mean = images.mean().numpy()
+    np.save(path, mean)
+    return hashlib.sha256(mean.data).hexdigest()
+
+
+def _mean(path: Path, facts: dict[str, Any]) -> Tensor | None:
+    """The mean that was kept; caches of earlier versions have none.
+
+    Raises:
+        ValueError: If it is not what was written.
+    """
+    if "mean" not in facts:
+        return None
+    mean = np.load(path, allow_pickle=False)
+    if hashlib.sha256(mean.data).hexdigest() != facts["mean"]:
+        raise ValueError("a mean.npy that has changed since it was written")
+    return torch.from_numpy(mean)
 
 
 def _check_sums(images: Images, facts: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from immiscible.data import png_texts as png
 from immiscible.data.resize import central_square
+from immiscible.data.threads import at_once
 from immiscible.errors import InputError, one_line, shown
 
 GREY_MODES = ("1", "L", "LA")
@@ -62,7 +63,7 @@ class Encoded:
     Attributes:
         where: What messages call the whole.
         names: What messages call each.
-        content: Gives the content of the image at an index, to be decoded.
+        content: Gives the content of the image at an index, to be decoded; called from several threads.
     """
 
     where: str
@@ -155,10 +156,14 @@ def fill(
     Yields:
         The index of each image that filled the next row.
     """
+
+    def decode(index: int) -> Tensor:
+        return _decode(images.content(index), out.shape[1], image_size)
+
     row = 0
-    for index in wanted:
+    for index, decoded in at_once(decode, wanted):
         with damages.noted(images.names[index]):
-            pixels = _decode(images.content(index), out.shape[1], image_size)
+            pixels = decoded.result()
             if pixels.shape != out.shape[1:]:
                 raise Corrupt(f"{_told_shape(pixels.shape)} where its header says {_told_shape(out.shape[1:])}")
             out[row] = pixels

@@ -33,6 +33,7 @@ class Images:
         class_names: One name per class, empty without labels.
         captions: A text for each image, or none at all.
         digest: The fingerprint, where it is known already.
+        known_mean: The mean image, where it is known already. It holds for as long as the digest does.
         skipped: How many things of the source are no images of these, by the reason in words: ``{"hidden files": 2}``.
 
     Raises:
@@ -52,6 +53,7 @@ class Images:
     captions: tuple[str, ...] = ()
     digest: str = ""
     skipped: Mapping[str, int] = field(default_factory=dict)
+    known_mean: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check_pixels()
@@ -152,6 +154,8 @@ class Images:
 
         Summed in float64 by NumPy, which uses one thread, so that it is the same to the bit on any number of cores.
         """
+        if self.digest and self.known_mean is not None:
+            return self.known_mean.clone()
         total = np.zeros(self.shape)
         for chunk in self.pixels.split(CHUNK):
             total += chunk.numpy().sum(0, dtype=np.float64)

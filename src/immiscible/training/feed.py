@@ -12,7 +12,7 @@ from immiscible.config.groups import RunConfig
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.protocol import Coupling
-from immiscible.training.data_order import DataOrder
+from immiscible.training.batches import Batches
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools
 from immiscible.training.sources import Drawn, Sequential, Source
@@ -31,7 +31,7 @@ class Feed:
     def __init__(self, config: RunConfig, source: Source, coupling: Coupling, accelerator: Accelerator) -> None:
         self.source, self.accumulation = source, config.accumulation
         self.rank, self.ranks = accelerator.process_index, accelerator.num_processes
-        self.order = DataOrder(len(source), config.batch_size, config.seed)
+        self.batches = Batches(source, config, self.rank, self.ranks)
         self.watch = Stopwatch(accelerator.device)
         self.pairing = Pairing(coupling, config.seed, self.watch, config.coupling_start, config.coupling_stop)
         self.pools = self._pools(config, coupling)
@@ -42,19 +42,16 @@ class Feed:
         if parts is None:
             return None
         size, background = config.micro_batches_per_pool, config.background
-        return Pools(self.pairing, parts, self._draw, Ranks.of(), size, config.accumulation, config.steps, background)
+        return Pools(
+            self.pairing, parts, self.batches.draw, Ranks.of(), size, config.accumulation, config.steps, background
+        )
 
     def batch(self, step: int, micro: int) -> tuple[Drawn, Tensor]:
         """The data of this process for a micro-batch of a step, and the noise they are paired with."""
         if self.pools is not None:
             return self.pools.pairs(step, micro)
-        drawn = self._draw(step, micro)
+        drawn = self.batches.draw(step, micro)
         return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank)
-
-    def _draw(self, step: int, micro: int) -> Drawn:
-        """The data of this process for a micro-batch of a step."""
-        shares = self.order.batch(step).view(self.accumulation, self.ranks, -1)
-        return self.source.draw(shares[micro, self.rank], (step, micro, self.rank))
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a step keeps: where the source of each process stands, if it has an order of its own."""
@@ -72,6 +69,7 @@ class Feed:
         return step * self.accumulation if self.pools is None else self.pools.first_needed(step)
 
     def close(self) -> None:
-        """Ends what is paired ahead."""
+        """Ends what is paired and fetched ahead."""
         if self.pools is not None:
             self.pools.close()
+        self.batches.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,6 +100,11 @@ class PointSource(Source, Protocol):
         ...
 
 
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the host waits for the copy only where the memory is not pinned."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def augmented(x: Tensor, config: RunConfig, position: Position) -> Tensor:
     """Images, changed at random as a configuration says.
 
@@ -132,14 +138,27 @@ class PixelSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, indices: Tensor, position: Position) -> Drawn:
-        """Some images, see :class:`Source`."""
+    def bytes_of(self, count: int) -> int:
+        """How many bytes that many images are."""
+        return 4 * count * math.prod(self.images.shape)
+
+    def fetch(self, indices: Tensor, position: Position) -> tuple[Tensor, ...]:
+        """Some images, and their labels where they have any; nothing is left to chance here."""
         x, labels = self.images.batch(indices)
-        x = augmented(x.to(self.device), self.config, position)
+        return (x,) if labels is None else (x, labels)
+
+    def place(self, fetched: tuple[Tensor, ...], position: Position) -> Drawn:
+        """The images on the device, augmented and scaled."""
+        x, *labels = (placed(part, self.device) for part in fetched)
+        x = augmented(x, self.config, position)
         x = x if self.config.data_scale == 1 else x * self.config.data_scale
-        labels = labels.to(self.device) if labels is not None else None
+        labels = labels[0] if labels else None
         # An unconditional network must not be given noise that was paired by class.
         return Drawn(x, labels if self.conditional else None, labels if self.grouped else None)
+
+    def draw(self, indices: Tensor, position: Position) -> Drawn:
+        """Some images, see :class:`Source`."""
+        return self.place(self.fetch(indices, position), position)
 
     def points(self) -> Points:
         """The images without their scale."""

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -29,18 +28,15 @@ from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.decoding import Damages
 from immiscible.data.readers.stream import Example, Head, Stream
+from immiscible.data.threads import THREADS, ahead
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.seeds import generator
 from immiscible.training.sources import Drawn, Points, PointSource, Position
 
-T = TypeVar("T")
-
 # Images that are shuffled among themselves: as many as memory easily holds encoded, twice, since the next window is
 # read while one is used.
 WINDOW = 2048
-# Images are decoded by at most so many threads; Pillow lets go of the interpreter meanwhile.
-DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,7 @@ class Walk:
             InputError: If images cannot be read, and are not to be left out, or none of an epoch can.
         """
         reckoning = Reckoning(self.stream, start)
-        with ThreadPoolExecutor(DECODERS) as pool, contextlib.closing(self.examples(start)) as examples:
+        with ThreadPoolExecutor(THREADS) as pool, contextlib.closing(self.examples(start)) as examples:
             while True:
                 pixels: list[Tensor] = []
                 kept: list[Example] = []
@@ -224,19 +220,6 @@ class Reckoning:
             self.damages.settle(self.stream.spec, tried)
         self.mark = Mark(place, taken, tried, self.damages.count)
         return pixels
-
-
-def ahead(items: Generator[T]) -> Generator[T]:
-    """The same items, each made in a thread of its own while the one before is used.
-
-    What goes wrong in the thread is raised where the item was to come. Closing waits for the thread.
-    """
-    end: Any = object()
-    with contextlib.closing(items), ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item
 
 
 class StreamSource:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,14 @@ def read(spec: str, options: ReadOptions) -> Images:
     labels = label_column_of(table, spec, options.label_column)
     captions = caption_column_of(table, options.caption_column)
     undecoded = table.select_columns([images]).cast_column(images, datasets.Image(decode=False))
-    encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], lambda row: _content(undecoded[row][images]))
+    # The library does not say that its tables may be read from several threads.
+    lock = threading.Lock()
+
+    def content(row: int) -> Content:
+        with lock:
+            return _content(undecoded[row][images])
+
+    encoded = Encoded(spec, [f"row {row}" for row in range(len(table))], content)
     values = _labels(table, spec, labels) if labels else None
 
     def number(chosen: np.ndarray) -> Numbered:

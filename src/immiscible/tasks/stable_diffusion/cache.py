@@ -30,7 +30,7 @@ from immiscible.io.locks import sweep
 from immiscible.io.records import check_record, read_json
 from immiscible.seeds import generator
 from immiscible.tasks.stable_diffusion.latents import Encoder
-from immiscible.training.sources import Position
+from immiscible.training.sources import Position, placed
 
 # Rows of a shard.
 ROWS = 1024
@@ -100,13 +100,23 @@ class CachedMoments:
     config: RunConfig
     device: torch.device
 
-    def draw(self, indices: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes are fetched for an image."""
+        return 2 * 4 * self.shards[0]["mean"][0].numel()
+
+    def fetch(self, indices: Tensor, position: Position) -> tuple[Tensor, ...]:
         """Reads some images, mirrored with chance 1/2 where the configuration says so."""
         if self.config.flip:
             draws = generator(self.device, self.config.seed, "augment", *position)
             mirrored = torch.rand(len(indices), generator=draws, device=self.device) < 0.5
             indices = indices + self.count * mirrored.cpu()
-        return self._rows("mean", indices).to(self.device), self._rows("std", indices).to(self.device)
+        return self._rows("mean", indices), self._rows("std", indices)
+
+    def place(self, fetched: tuple[Tensor, ...], position: Position) -> tuple[Tensor, Tensor]:
+        """Puts them on the device; they were augmented when they were encoded."""
+        mean, std = fetched
+        return placed(mean, self.device), placed(std, self.device)
 
     def means(self, indices: Tensor) -> Tensor:
         """Reads some images as they are."""

@@ -6,6 +6,7 @@ time an image is, whether its moments come from the encoder or from disk.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.seeds import generator
-from immiscible.training.sources import Drawn, Position, augmented
+from immiscible.training.sources import Drawn, Position, augmented, placed
 
 # Images encoded at once when there are many. Fixed, so that the same images give the same latents to the bit.
 CHUNK = 32
@@ -52,8 +53,17 @@ class Encoder:
 class Moments(Protocol):
     """The posteriors of a data set."""
 
-    def draw(self, indices: Tensor, position: Position) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of some images, augmented, on the device."""
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes are fetched for an image."""
+        ...
+
+    def fetch(self, indices: Tensor, position: Position) -> tuple[Tensor, ...]:
+        """What the posteriors of some images are made of, on the CPU."""
+        ...
+
+    def place(self, fetched: tuple[Tensor, ...], position: Position) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the posteriors of what was fetched, augmented, on the device."""
         ...
 
     def means(self, indices: Tensor) -> Tensor:
@@ -75,10 +85,18 @@ class EncodedMoments:
     config: RunConfig
     encoder: Encoder
 
-    def draw(self, indices: Tensor, position: Position) -> tuple[Tensor, Tensor]:
-        """Encodes some images, see :class:`Moments`."""
-        x = self.images.batch(indices)[0].to(self.encoder.device)
-        return self.encoder.moments(augmented(x, self.config, position))
+    @property
+    def row_bytes(self) -> int:
+        """How many bytes are fetched for an image."""
+        return 4 * math.prod(self.images.shape)
+
+    def fetch(self, indices: Tensor, position: Position) -> tuple[Tensor, ...]:
+        """Some images, see :class:`Moments`."""
+        return (self.images.batch(indices)[0],)
+
+    def place(self, fetched: tuple[Tensor, ...], position: Position) -> tuple[Tensor, Tensor]:
+        """Encodes them, see :class:`Moments`."""
+        return self.encoder.moments(augmented(placed(fetched[0], self.encoder.device), self.config, position))
 
     def means(self, indices: Tensor) -> Tensor:
         """Encodes some images, see :class:`Moments`."""
@@ -133,13 +151,27 @@ class LatentSource:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def draw(self, indices: Tensor, position: Position) -> Drawn:
-        """Some latents, see :class:`~immiscible.training.sources.Source`."""
-        mean, std = self.moments.draw(indices, position)
+    def bytes_of(self, count: int) -> int:
+        """How many bytes are fetched for that many latents."""
+        return count * self.moments.row_bytes
+
+    def fetch(self, indices: Tensor, position: Position) -> tuple[Tensor, ...]:
+        """What some latents are made of, and their token ids and classes."""
+        groups = () if self.groups is None else (self.groups[indices],)
+        return *self.moments.fetch(indices, position), self.ids[indices], *groups
+
+    def place(self, fetched: tuple[Tensor, ...], position: Position) -> Drawn:
+        """The latents on the device."""
+        classes = 0 if self.groups is None else 1
+        made_of, beside = fetched[: -1 - classes], [placed(part, self.device) for part in fetched[-1 - classes :]]
+        mean, std = self.moments.place(made_of, position)
         draws = generator(self.device, self.config.seed, "latent", *position)
         x = mean + std * torch.randn(mean.shape, generator=draws, device=self.device)
-        groups = None if self.groups is None else self.groups[indices].to(self.device)
-        return Drawn(x * (self.factor * self.config.data_scale), self.ids[indices].to(self.device), groups)
+        return Drawn(x * (self.factor * self.config.data_scale), *beside)
+
+    def draw(self, indices: Tensor, position: Position) -> Drawn:
+        """Some latents, see :class:`~immiscible.training.sources.Source`."""
+        return self.place(self.fetch(indices, position), position)
 
     def points(self) -> LatentPoints:
         """At most 2,048 latents without image scaling, see :class:`~immiscible.training.sources.PointSource`."""
