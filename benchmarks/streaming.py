@@ -28,7 +28,7 @@ from PIL import Image
 
 from immiscible.config.recipes import FlowConfig
 from immiscible.data import Images, load
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.training.sources import PixelSource
 from immiscible.training.streams import StreamSource, Walk
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from immiscible.data import load
 from immiscible.data.patterns import expanded
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import InputError
 
 

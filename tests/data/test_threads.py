@@ -46,6 +46,13 @@ def test_what_goes_wrong_is_raised_at_its_item() -> None:
     assert seen == [0, 1, 2, 3, 4]
 
 
+def test_items_before_one_that_cannot_be_had_are_worked_on() -> None:
+    outcomes = at_once(slow_square, (6 // (3 - number) for number in range(9)))
+    assert [(item, outcome.result()) for item, outcome in islice(outcomes, 3)] == [(2, 4), (3, 9), (6, 36)]
+    with pytest.raises(ZeroDivisionError):
+        next(outcomes)
+
+
 def test_few_items_are_begun_before_they_are_asked_for() -> None:
     begun: list[int] = []
     with contextlib.closing(at_once(slow_square, count(begun, 10_000))) as outcomes:

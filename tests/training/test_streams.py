@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from immiscible.cli import main
 from immiscible.config.recipes import FlowConfig
 from immiscible.data import load
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import InputError
 from immiscible.training.sources import PixelSource, Sequential
 from immiscible.training.streams import Mark, StreamSource, Walk, ahead

@@ -15,7 +15,7 @@ from immiscible.cli.effects import check_evaluate
 from immiscible.cli.open_run import guidance_of, open_run, samplers_for
 from immiscible.cli.results import draws_lines, report
 from immiscible.config.systems import system
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for

@@ -80,7 +80,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Archives:
-    """Archives as a :class:`~immiscible.data.examples.Table`.
+    """Archives as a :class:`~immiscible.data.examples.Sharded`.
 
     Arguments:
         files: The archives.
@@ -91,7 +91,7 @@ class Archives:
     last_dot: bool = False
 
     def rows(self, shard: int, columns: Columns, state: dict[str, Any] | None, number: int) -> ArchiveRows:
-        """The examples of an archive, see :class:`~immiscible.data.examples.Table`."""
+        """The examples of an archive, see :class:`~immiscible.data.examples.Sharded`."""
         return ArchiveRows(self, self.files[shard], columns, state, number)
 
 

@@ -44,7 +44,7 @@ Fill = Callable[[Tensor], Iterator[int]]
 
 
 @dataclass(frozen=True)
-class Description:
+class Known:
     """What is known of images apart from their pixels, see :class:`~immiscible.data.images.Images`.
 
     Attributes:
@@ -57,7 +57,7 @@ class Description:
     notes: Mapping[str, int] = field(default_factory=dict)
 
 
-Describe = Callable[[list[int]], Description]
+Describe = Callable[[list[int]], Known]
 
 
 def root(kind: str = "images") -> Path:

@@ -49,7 +49,7 @@ class Rows(Protocol):
         ...
 
 
-class Table(Protocol):
+class Sharded(Protocol):
     """Shards of examples."""
 
     def rows(self, shard: int, columns: Columns, state: dict[str, Any] | None, number: int) -> Rows:

@@ -59,11 +59,11 @@ def gather(encoded: Encoded, beside: Beside, name: str, options: ReadOptions, so
     shape, wanted = common_shape(encoded, options.image_size, damages)
     every = None if beside.classes is None else np.asarray(beside.classes)
 
-    def describe(indices: list[int]) -> cache.Description:
+    def describe(indices: list[int]) -> cache.Known:
         damages.settle(encoded.where, len(encoded))
         labels, class_names = (None, ()) if every is None else beside.number(every[indices])
         captions = tuple(beside.captions[index] for index in indices) if beside.captions else ()
-        return cache.Description(labels, class_names, captions, dict(damages.notes))
+        return cache.Known(labels, class_names, captions, dict(damages.notes))
 
     decode = functools.partial(fill, encoded, wanted, image_size=options.image_size, damages=damages)
     if len(wanted) * math.prod(shape) > cache.LARGE:

@@ -49,7 +49,7 @@ class Reader(Protocol):
 
 
 def load(spec: str, **options: Any) -> Images:
-    """Loads images, or of a stream some to know it by, see :class:`immiscible.data.readers.stream.Head`.
+    """Loads images, or of a stream some to know it by, see :class:`immiscible.data.shards.Head`.
 
     Arguments:
         spec: ``digits`` (scikit-learn's 1,797 images of 8x8 pixels), ``emoji`` (with their names as captions),

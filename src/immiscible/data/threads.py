@@ -45,13 +45,20 @@ def at_once(function: Callable[[T], R], items: Iterable[T]) -> Generator[tuple[T
         items: The arguments.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
+    problem: Exception | None = None
     pool = ThreadPoolExecutor(THREADS)
     try:
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > WAITING * THREADS:
-                yield waiting.popleft()
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > WAITING * THREADS:
+                    yield waiting.popleft()
+        except Exception as error:
+            # What the items before give comes first.
+            problem = error
         while waiting:
             yield waiting.popleft()
+        if problem is not None:
+            raise problem
     finally:
         pool.shutdown(cancel_futures=True)

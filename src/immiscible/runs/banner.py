@@ -15,7 +15,7 @@ from immiscible.couplings.parts import parts_of
 from immiscible.couplings.solvers.leading import SAMPLE, held_share
 from immiscible.couplings.solvers.select import Method, because, by_size, by_variance, name
 from immiscible.data import Images
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import shown
 from immiscible.tasks.base import PublishedTask
 from immiscible.tasks.registry import task_of

@@ -15,9 +15,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -27,8 +25,9 @@ from torch import Tensor
 from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.data.decoding import Damages
-from immiscible.data.readers.stream import Example, Head, Stream
-from immiscible.data.threads import THREADS, ahead
+from immiscible.data.examples import Example
+from immiscible.data.shards import Head, Stream
+from immiscible.data.threads import ahead, at_once
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.seeds import generator
@@ -47,7 +46,7 @@ class Place:
         epoch: The epoch.
         window: The number of the window in the epoch, on this rank.
         turn: Which of the rank's shards of the epoch it begins in.
-        within: Where in that shard, see :class:`~immiscible.data.readers.stream.Reading`; None for its beginning.
+        within: Where in that shard, see :class:`~immiscible.data.shards.Cursor`; None for its beginning.
     """
 
     epoch: int = 0
@@ -83,7 +82,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Window:
+class Shuffled:
     """Images that are shuffled among themselves, and where they begin."""
 
     place: Place
@@ -119,7 +118,7 @@ class Walk:
         order = torch.randperm(len(self.stream.shards), generator=draws).tolist()
         return order if self.shared else order[self.rank :: self.ranks]
 
-    def windows(self, start: Place) -> Generator[Window]:
+    def windows(self, start: Place) -> Generator[Shuffled]:
         """The windows from one on, without end.
 
         Raises:
@@ -139,7 +138,7 @@ class Walk:
                 yield from windows
             place = Place(place.epoch + 1)
 
-    def _epoch(self, start: Place) -> Generator[Window]:
+    def _epoch(self, start: Place) -> Generator[Shuffled]:
         """The windows of an epoch from one on."""
         place, held = start, []
         for turn, shard in list(enumerate(self.shards(start.epoch)))[start.turn :]:
@@ -149,10 +148,10 @@ class Walk:
                     continue
                 held.append(example)
                 if len(held) == self.window:
-                    yield Window(place, held)
+                    yield Shuffled(place, held)
                     place, held = Place(place.epoch, place.window + 1, turn, reading.state()), []
         if held:
-            yield Window(place, held)
+            yield Shuffled(place, held)
 
     def examples(self, start: Mark) -> Generator[tuple[Example, Place, int]]:
         """The images from a position on, each with its window and how many of that have been taken with it."""
@@ -167,7 +166,7 @@ class Walk:
                 taken = 0
 
     def batches(self, count: int, shape: tuple[int, int, int], start: Mark) -> Generator[tuple[Images, Mark]]:
-        """Decoded images, so many at a time, each batch with the position after it.
+        """Decoded images, that many at a time, each batch with the position after it.
 
         Arguments:
             count: How many.
@@ -177,24 +176,26 @@ class Walk:
         Raises:
             InputError: If images cannot be read, and are not to be left out, or none of an epoch can.
         """
-        reckoning = Reckoning(self.stream, start)
-        with ThreadPoolExecutor(THREADS) as pool, contextlib.closing(self.examples(start)) as examples:
-            while True:
-                pixels: list[Tensor] = []
-                kept: list[Example] = []
-                while len(kept) < count:
-                    drawn = list(islice(examples, count - len(kept)))
-                    futures = [pool.submit(self.stream.decode, example, shape) for example, _, _ in drawn]
-                    for (example, place, taken), future in zip(drawn, futures, strict=True):
-                        decoded = reckoning.take(future.result, example.name, place, taken)
-                        if decoded is not None:
-                            pixels.append(decoded)
-                            kept.append(example)
-                yield self.stream.gather(pixels, kept), reckoning.mark
+        tally = Tally(self.stream, start)
+        pixels: list[Tensor] = []
+        kept: list[Example] = []
+        with (
+            contextlib.closing(self.examples(start)) as examples,
+            contextlib.closing(at_once(lambda read: self.stream.decode(read[0], shape), examples)) as outcomes,
+        ):
+            for (example, place, taken), outcome in outcomes:
+                decoded = tally.take(outcome.result, example.name, place, taken)
+                if decoded is None:
+                    continue
+                pixels.append(decoded)
+                kept.append(example)
+                if len(kept) == count:
+                    yield self.stream.gather(pixels, kept), tally.mark
+                    pixels, kept = [], []
 
 
-class Reckoning:
-    """Reckons with the images of a stream that cannot be read, epoch by epoch.
+class Tally:
+    """Counts the images of a stream, and those that cannot be read, epoch by epoch.
 
     Arguments:
         stream: The stream.

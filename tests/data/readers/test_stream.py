@@ -10,7 +10,7 @@ import torch
 
 from immiscible.data import load
 from immiscible.data.readers import stream
-from immiscible.data.readers.stream import Head, Stream
+from immiscible.data.shards import Head, Stream
 from immiscible.errors import InputError
 
 datasets = pytest.importorskip("datasets")

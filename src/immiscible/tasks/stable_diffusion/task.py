@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import InputError
 from immiscible.processes import diffusion, weighted_mse
 from immiscible.samplers import PipelineSampler, Sampler, Samples

@@ -21,7 +21,7 @@ from torch import Tensor
 from immiscible.config.recipes import TinyPipeline
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
-from immiscible.data.readers.stream import Head
+from immiscible.data.shards import Head
 from immiscible.errors import InputError
 from immiscible.io.console import say, tracked
 from immiscible.io.locks import locked
