@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from immiscible.cli import main
-from immiscible.comparison.run import command, scoring_device
+from immiscible.comparison.plan import command
+from immiscible.comparison.scorer import scoring_device
 from immiscible.config.comparison import comparison_of
 from immiscible.config.recipes import FlowConfig
 from immiscible.evaluation.features import features_for
@@ -147,9 +148,9 @@ def test_images_are_drawn_and_scored_where_the_training_is(tmp_path: Path, monke
 
         return recorder
 
-    monkeypatch.setattr("immiscible.comparison.run.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
-    monkeypatch.setattr("immiscible.comparison.run.load_run", recorded(load_run))
-    monkeypatch.setattr("immiscible.comparison.run.features_for", recorded(features_for))
+    monkeypatch.setattr("immiscible.comparison.scorer.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
+    monkeypatch.setattr("immiscible.comparison.scorer.load_run", recorded(load_run))
+    monkeypatch.setattr("immiscible.comparison.scorer.features_for", recorded(features_for))
     assert main([*QUICK, "--out", str(tmp_path / "out")]) == 0
     assert asked == [("features_for", elsewhere), ("load_run", elsewhere), ("load_run", elsewhere)]
 
@@ -200,7 +201,7 @@ def test_network_that_draws_no_numbers_is_left_out(tmp_path: Path, monkeypatch: 
             next(run.network.parameters()).data.fill_(torch.nan)
         return run
 
-    monkeypatch.setattr("immiscible.comparison.run.load_run", ruined)
+    monkeypatch.setattr("immiscible.comparison.scorer.load_run", ruined)
     assert main([*PAIR, "--out", str(tmp_path / "out")]) == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary["couplings"]) == ["independent"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from immiscible.comparison.run import run_config
+from immiscible.comparison.plan import run_config
 from immiscible.comparison.variants import Variant, parse_variants
 from immiscible.config.comparison import comparison_of
 from immiscible.config.recipes import ConsistencyConfig, DDIMConfig, FlowConfig
