@@ -28,7 +28,7 @@ from immiscible.couplings.spaces import InSpace
 from immiscible.data import Images
 from immiscible.io.files import write_text
 from immiscible.runs.cost_space import fit_cost_space
-from immiscible.runs.runs import resolve
+from immiscible.runs.resolve import resolve
 from immiscible.tasks.registry import load_data, make_task
 from immiscible.training.loop import Loop
 

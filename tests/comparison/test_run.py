@@ -23,7 +23,8 @@ from immiscible.comparison.scorer import scoring_device
 from immiscible.config.comparison import comparison_of
 from immiscible.config.recipes import FlowConfig
 from immiscible.evaluation.features import features_for
-from immiscible.runs.runs import load_run, train
+from immiscible.runs.open import load_run
+from immiscible.runs.train import train
 from immiscible.training.progress import TrainingError
 
 FLAGS = (

@@ -20,7 +20,7 @@ from immiscible.evaluation import Reference, features_for
 from immiscible.evaluation.quality import evaluate_run, read_rows, sample_count
 from immiscible.evaluation.scores import doubts
 from immiscible.runs.model_card import score_table
-from immiscible.runs.runs import Run, load_run
+from immiscible.runs.open import Run, load_run
 from immiscible.samplers import parse_samplers
 
 SMALL = "--data digits --steps 2 --batch-size 16 --width 16 --depth 1 --device cpu --no-tensorboard".split()

@@ -18,7 +18,7 @@ from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 
 from immiscible.cli import main
 from immiscible.runs.model_card import code, plain
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 from immiscible.samplers import DiffusionSampler, Multistep
 from immiscible.seeds import generator
 

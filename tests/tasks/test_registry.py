@@ -13,7 +13,7 @@ import torch
 
 from immiscible.cli import main
 from immiscible.config.recipes import FlowConfig, StableDiffusionConfig
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 from immiscible.seeds import derive
 from immiscible.tasks.registry import place_of, placed, places_of
 

@@ -17,7 +17,7 @@ from immiscible.config.recipes import FlowConfig
 from immiscible.couplings import Independent
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.data import load
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 from immiscible.tasks.flow import FlowTask
 from immiscible.tasks.registry import make_task
 from immiscible.training import rendezvous

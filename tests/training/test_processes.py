@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from immiscible.cli import main
 from immiscible.couplings import Independent
 from immiscible.io.locks import locked
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 from immiscible.training.pairing import Pairing, Stopwatch
 
 FLAGS = (
@@ -241,7 +241,7 @@ def test_run_stopped_between_two_lines_of_metrics_tells_the_same_losses(torchrun
 
 HALF_WRITTEN = """
 import time
-from immiscible.runs import runs
+from immiscible.runs import train as runs
 from immiscible.runs import directory as rundir
 def check_run(*arguments, real=runs.check_run):
     time.sleep(rank)
@@ -354,7 +354,7 @@ FAILURES = {
     # In one process only, before the loop, in a step, and by the system.
     "bad input": """
 from immiscible.errors import InputError
-from immiscible.runs import runs
+from immiscible.runs import train as runs
 def load_data(config, real=runs.load_data):
     if rank == 1:
         raise InputError("--data must be there.")

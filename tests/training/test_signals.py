@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from immiscible.cli import main
-from immiscible.runs import runs
+from immiscible.runs import train as runs
+from immiscible.runs.open import Run
 from immiscible.training.loop import Loop
 from immiscible.training.signals import SIGNALS, Ended, StopRequest, ended_by_signals
 
@@ -86,7 +87,7 @@ def test_signal_in_an_evaluation_ends_it_in_one_line(
 ) -> None:
     assert main([*FLAGS, str(tmp_path / "run")]) == 0
     capsys.readouterr()
-    monkeypatch.setattr(runs.Run, "sample", lambda *arguments: signal.raise_signal(signal.SIGUSR1))
+    monkeypatch.setattr(Run, "sample", lambda *arguments: signal.raise_signal(signal.SIGUSR1))
     assert main(["evaluate", str(tmp_path / "run"), "--num", "8", "--device", "cpu"]) == 128 + signal.SIGUSR1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "immiscible: ended by SIGUSR1."

@@ -23,7 +23,7 @@ from immiscible.evaluation.quality import FILE, evaluate_painting, evaluate_run,
 from immiscible.evaluation.scores import Reference
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
-from immiscible.runs import runs
+from immiscible.runs.open import Run
 from immiscible.samplers import Sampler
 
 
@@ -39,7 +39,7 @@ def evaluate(arguments: Evaluate) -> None:
         _score(arguments, run, samplers)
 
 
-def _score(arguments: Evaluate, run: runs.Run, samplers: list[Sampler]) -> None:
+def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:
     """Scores a run whose scores are locked."""
     data = run.data(arguments.data)
     samples = sample_count(arguments.num, data)
@@ -56,7 +56,7 @@ def _score(arguments: Evaluate, run: runs.Run, samplers: list[Sampler]) -> None:
     report(arguments.json, rows, _score_table(run, rows), indent=2)
 
 
-def _score_table(run: runs.Run, rows: list[dict[str, Any]]) -> str:
+def _score_table(run: Run, rows: list[dict[str, Any]]) -> str:
     """The scores as a table, with the features that they were computed in."""
     first = rows[0]
     # No part of a name is markup.

@@ -6,7 +6,7 @@ from immiscible.cli.arguments import Export
 from immiscible.cli.results import report
 from immiscible.evaluation.quality import read_rows
 from immiscible.runs import export as exporting
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 
 
 def export(arguments: Export) -> None:

@@ -12,8 +12,8 @@ from immiscible.cli.arguments import Evaluate, FromRun, Sample
 from immiscible.cli.effects import check_step
 from immiscible.config.systems import is_system, system
 from immiscible.errors import InputError
-from immiscible.runs import runs
 from immiscible.runs.directory import CONFIG, read_config
+from immiscible.runs.open import Run, load_run
 from immiscible.samplers import Sampler, parse_samplers
 from immiscible.seeds import SEED_BITS, seed_of
 from immiscible.tasks.stable_diffusion import pipelines
@@ -22,20 +22,20 @@ from immiscible.training.checkpoint import weights_digest
 from immiscible.training.launcher import check_device
 
 
-def open_run(arguments: FromRun) -> runs.Run:
+def open_run(arguments: FromRun) -> Run:
     """Opens a run as the flags ask for."""
-    run = runs.load_run(arguments.run, step=arguments.step, device=device_named(arguments.device))
+    run = load_run(arguments.run, step=arguments.step, device=device_named(arguments.device))
     if arguments.guidance not in (None, 1) and not run.conditional:
         raise InputError(f"--guidance needs a class-conditional run, got {arguments.run}: train with --conditional.")
     return run
 
 
-def guidance_of(arguments: FromRun, run: runs.Run) -> float:
+def guidance_of(arguments: FromRun, run: Run) -> float:
     """The weight of guidance that the flags ask for, or else the run's own."""
     return run.guidance if arguments.guidance is None else arguments.guidance
 
 
-def samplers_for(arguments: Sample | Evaluate, run: runs.Run, default: str) -> list[Sampler]:
+def samplers_for(arguments: Sample | Evaluate, run: Run, default: str) -> list[Sampler]:
     """The samplers that the flags ask for, at the default numbers of network calls where they name none."""
     return parse_samplers(run.config.task, arguments.nfe or default, arguments.sampler, arguments.eta)
 
@@ -71,7 +71,7 @@ class TextModel:
     seed_bits: int = SEED_BITS
 
     def seed(self, seed: int) -> int:
-        """A seed as its images are drawn from it, see :meth:`immiscible.runs.runs.Run.seed`."""
+        """A seed as its images are drawn from it, see :meth:`immiscible.runs.open.Run.seed`."""
         return seed_of(self.seed_bits, seed)
 
 
@@ -82,7 +82,7 @@ def open_text_model(path: Path, step: int | None, device: torch.device | str) ->
         pipeline = pipelines.open_pipeline(path).to(device)
         side = pipelines.image_size(pipeline)
         return TextModel(pipeline, (side, side), {"model": fingerprint(path)}, (), "{}", 7.5)
-    run = runs.load_run(path, step=step, device=device)
+    run = load_run(path, step=step, device=device)
     if not system(run.config.task).prompted:
         raise InputError(f"RUN must be a run of Stable Diffusion or a pipeline of diffusers, got {path}.")
     task: Any = run.task

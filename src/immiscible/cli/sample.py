@@ -14,7 +14,7 @@ from immiscible.cli.open_run import guidance_of, is_text_model, open_run, sample
 from immiscible.cli.results import report
 from immiscible.config.systems import system
 from immiscible.errors import InputError
-from immiscible.runs import runs
+from immiscible.runs.open import Run
 from immiscible.samplers import Sampler
 from immiscible.tasks.base import SAMPLE_BATCH
 from immiscible.training.checkpoint import weights_digest
@@ -43,7 +43,7 @@ def _sample(arguments: Sample) -> None:
     _draw(arguments, run, samplers[0], labels)
 
 
-def _draw(arguments: Sample, run: runs.Run, sampler: Sampler, labels: torch.Tensor | None) -> None:
+def _draw(arguments: Sample, run: Run, sampler: Sampler, labels: torch.Tensor | None) -> None:
     """Draws images of a run with a sampler."""
     out, guidance = arguments.out, guidance_of(arguments, run)
     start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
@@ -65,7 +65,7 @@ def _draw(arguments: Sample, run: runs.Run, sampler: Sampler, labels: torch.Tens
     report(arguments.json, result | {"drawn": drawn}, f"{out}: {len(start)} images of step {run.step}{said}")
 
 
-def _identity(arguments: Sample, run: runs.Run, sampler: Sampler) -> dict[str, Any]:
+def _identity(arguments: Sample, run: Run, sampler: Sampler) -> dict[str, Any]:
     """What tells a directory of images from others."""
     return {
         "weights": weights_digest(run.path, run.step),
@@ -80,7 +80,7 @@ def _identity(arguments: Sample, run: runs.Run, sampler: Sampler) -> dict[str, A
     }
 
 
-def _classes(text: str, run: runs.Run, count: int) -> list[int]:
+def _classes(text: str, run: Run, count: int) -> list[int]:
     words = text.split(",")
     if not all(word.isdecimal() and int(word) < run.classes for word in words):
         allowed = f"numbers below {run.classes}" if run.classes else "left out, since the run is unconditional"

@@ -13,7 +13,9 @@ from immiscible.cli.results import report
 from immiscible.config.groups import as_json
 from immiscible.config.systems import config_of
 from immiscible.evaluation.quality import read_rows
-from immiscible.runs import runs
+from immiscible.runs.open import load_run
+from immiscible.runs.resolve import resolve
+from immiscible.runs.train import train as train_run
 from immiscible.tasks.registry import load_data
 
 
@@ -22,10 +24,10 @@ def train(arguments: Any) -> None:
     kind = config_of(arguments.task)
     config = kind(**values_of(kind, arguments))
     if arguments.dry_run:
-        resolved = runs.resolve(config, load_data(config))
+        resolved = resolve(config, load_data(config))
         print(json.dumps({"task": config.task, **as_json(resolved), "out": str(config.out)}, indent=2))
         return
-    summary = runs.train(config)
+    summary = train_run(config)
     if not PartialState().is_main_process:
         return
     if getattr(arguments, "pipeline", False):
@@ -48,4 +50,4 @@ def _write_pipeline(run: Path, mode: str) -> None:
     from immiscible.runs.export import export
 
     out = run / ("lora" if mode == "lora" else "pipeline")
-    export(runs.load_run(run), out, scores=read_rows(run), replace=True)
+    export(load_run(run), out, scores=read_rows(run), replace=True)

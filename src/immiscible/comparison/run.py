@@ -19,7 +19,7 @@ from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.runs.directory import SUMMARY
-from immiscible.runs.runs import train
+from immiscible.runs.train import train
 from immiscible.samplers import parse_samplers
 from immiscible.tasks.registry import load_data
 from immiscible.training.progress import TrainingError

@@ -19,7 +19,7 @@ from immiscible.evaluation.quality import FILE, SAMPLING_SEED, evaluate_run, sam
 from immiscible.evaluation.scores import Reference
 from immiscible.io.locks import locked
 from immiscible.io.png import write_grid
-from immiscible.runs.runs import load_run
+from immiscible.runs.open import load_run
 from immiscible.samplers import Sampler
 from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.launcher import make_accelerator

@@ -1,7 +1,7 @@
 """The quality of a trained run at several numbers of network calls, kept beside the run and measured only once.
 
 Images are drawn in parts on the device of the run. Of each part only its features stay, on the host, so the peak of
-memory on the device is that of one part, :attr:`immiscible.runs.runs.Run.at_once` images, however many are scored.
+memory on the device is that of one part, :attr:`immiscible.runs.open.Run.at_once` images, however many are scored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from immiscible.evaluation.scores import Reference, check_count, score_features
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
-from immiscible.runs.runs import Run
+from immiscible.runs.open import Run
 from immiscible.samplers import PipelineSampler, Sampler
 from immiscible.training.checkpoint import set_aside
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.config.groups import RunConfig
+from immiscible.couplings import Coupling
+from immiscible.couplings import coupling as parse_coupling
 from immiscible.couplings.protocol import rows
-from immiscible.couplings.spaces import LinearSpace, Space, parse_space
+from immiscible.couplings.spaces import InSpace, LinearSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
+from immiscible.io.files import write_bytes
 from immiscible.training.sources import Points
 
 # A space is fitted to a sample of at most this many of the data, evenly spaced, and to the mean of all.
 IMAGES = 4096
+# The drift is measured on about this many noises, in at most this many batches: enough to see one per cent in a moment.
+DRIFT_NOISES = 8192
+MOST_DRIFT_BATCHES = 256
+# Large pools are measured by smaller ones: to permute noise leaves its law as it is in both.
+MOST_DRIFT_POOL = 2048
 
 
 @dataclass(frozen=True)
@@ -67,3 +78,49 @@ def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> 
         A row for each, with shape (m, d).
     """
     return rows(space.ranked(Diffused(data, config).spread(count)))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a run's coupling ranks.
+
+    Attributes:
+        config: The configuration of the run.
+        points: Its data.
+        space: The space that its coupling ranks in.
+    """
+
+    config: RunConfig
+    points: Points
+    space: LinearSpace
+
+    @staticmethod
+    def fit(config: RunConfig, points: Points) -> Ranking:
+        """Fits the space that a configuration asks for."""
+        return Ranking(config, points, fit_cost_space(config, points))
+
+    def coupling(self, device: torch.device | str = "cpu") -> Coupling:
+        """The run's coupling, in the space."""
+        coupling, space = parse_coupling(self.config.coupling), self.space.to(torch.device(device))
+        return coupling if space.trivial else InSpace(coupling, space)
+
+    def sample(self, count: int) -> Tensor:
+        """That many of the data as they are ranked, see :func:`ranked_sample`."""
+        return ranked_sample(self.config, self.points, self.space, count)
+
+    def drift(self, together: int, grouped: bool) -> Drift:
+        """How far the coupled noise is from its law, where that many data are paired at once, within classes or not."""
+        size = min(together, MOST_DRIFT_POOL)
+        return measure_drift(
+            self.coupling(),
+            self.points,
+            scale=self.config.data_scale,
+            batch_size=size,
+            batches=min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // size)),
+            labelled=grouped,
+        )
+
+    def write(self, out: Path) -> None:
+        """Keeps what the data is ranked by beside the run."""
+        if tensors := {name: tensor for name, tensor in self.space.tensors().items() if tensor is not None}:
+            write_bytes(out / "cost-space.safetensors", save(tensors))

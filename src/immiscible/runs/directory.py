@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from immiscible import __version__
 from immiscible.config.groups import RunConfig, as_json, differing_keys
 from immiscible.config.systems import config_of, is_system
 from immiscible.config.values import Kind, kinds
-from immiscible.errors import InputError
-from immiscible.io.files import write_json
+from immiscible.data import Images
+from immiscible.errors import InputError, one_line
+from immiscible.io.files import write_json, write_text
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
 from immiscible.seeds import SEED_BITS, ShortSeed
+from immiscible.tasks.registry import places_of, task_of
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
@@ -59,6 +62,21 @@ def _remove_pictures(out: Path) -> None:
     """Removes the samples of a start that led to no checkpoint: the one that follows may not draw the same ones."""
     for picture in (out / "samples").glob("step-*.*"):
         picture.unlink()
+
+
+def identify(config: RunConfig, data: Images, processes: int) -> dict[str, Any]:
+    """What tells a run from others, apart from its configuration."""
+    return task_of(config).identity(config) | {
+        "task": config.task,
+        "version": __version__,
+        "processes": processes,
+        "seed_bits": SEED_BITS,
+        "places": places_of(config),
+        "data_fingerprint": data.fingerprint(),
+        "data_count": len(data),
+        "data_shape": list(data.shape),
+        "classes": data.classes,
+    }
 
 
 def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,3 +200,20 @@ def _known(task: str) -> Mapping[str, Kind]:
 
 def _is_side(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE
+
+
+def write_prompts(out: Path, prompts: Sequence[str]) -> None:
+    """Keeps what samples are drawn for beside the run."""
+    if prompts:
+        write_text(out / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts))
+
+
+def read_prompts(out: Path) -> tuple[str, ...]:
+    """What samples of a run are drawn for; nothing where it needs no prompts."""
+    path = out / PROMPTS
+    try:
+        return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be text in UTF-8 with a prompt a line, got: {one_line(error)}.") from None

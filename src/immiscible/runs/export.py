@@ -18,7 +18,7 @@ from immiscible.io.files import write_folder
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
 from immiscible.runs.model_card import Exported, model_card
-from immiscible.runs.runs import Run
+from immiscible.runs.open import Run
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Any
 from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.io.files import write_folder
 from immiscible.runs.model_card import Exported, code, model_card
-from immiscible.runs.runs import Run
+from immiscible.runs.open import Run
 from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
 

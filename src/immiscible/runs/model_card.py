@@ -15,7 +15,7 @@ from immiscible.config.metric import IMAGE_METRICS
 from immiscible.config.systems import system
 from immiscible.couplings import describe
 from immiscible.errors import shown
-from immiscible.runs.runs import Run
+from immiscible.runs.open import Run
 
 # Where a run lies and what it printed tell nothing about the model.
 UNSAID = ("out", "extend", "device", "checkpoint_every", "keep_checkpoints", "log_every", "sample_every", "tensorboard")

@@ -20,7 +20,8 @@ from immiscible.config.recipes import StableDiffusionConfig, TinyPipeline
 from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.runs.export import export
-from immiscible.runs.runs import load_run, train
+from immiscible.runs.open import load_run
+from immiscible.runs.train import train
 from immiscible.samplers import PipelineSampler
 from immiscible.tasks.stable_diffusion.inpaint import Painting, inpaint, read_mask
 from immiscible.tasks.stable_diffusion.quiet import quiet

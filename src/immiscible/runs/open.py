@@ -1,0 +1,189 @@
+"""Opens a trained run to sample from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from immiscible.config.groups import RunConfig
+from immiscible.config.systems import SYSTEMS, config_of, imported, is_system, system
+from immiscible.config.values import kinds, told
+from immiscible.data import Images
+from immiscible.errors import InputError
+from immiscible.io.console import say
+from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
+from immiscible.samplers import Sampler, Samples
+from immiscible.samplers.base import NotFinite, Start
+from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
+from immiscible.tasks.base import PublishedTask, Shape
+from immiscible.tasks.registry import load_data, placed, task_of
+from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
+from immiscible.training.compatibility import check_average
+from immiscible.training.ema import load_weights
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, ready to sample from.
+
+    Attributes:
+        path: The run directory.
+        config: Its configuration.
+        task: Its task, with the moving average of the weights as its network, in evaluation mode.
+        step: The step of the checkpoint.
+        shape: The shape of an image, (C, H, W).
+        seed_bits: How much of a derived seed its generators use.
+        places: Where its data and its model were, see :func:`immiscible.tasks.registry.place_of`.
+    """
+
+    path: Path
+    config: RunConfig
+    task: PublishedTask
+    step: int
+    shape: Shape
+    seed_bits: int = SEED_BITS
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def network(self) -> nn.Module:
+        """The moving average of the weights."""
+        return self.task.network
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, 0 for an unconditional run."""
+        return self.task.classes
+
+    @property
+    def guidance(self) -> float:
+        """The weight of guidance that the run's samples are drawn with, unless told otherwise."""
+        return self.task.guidance
+
+    @property
+    def conditional(self) -> bool:
+        """Whether samples can be guided."""
+        return self.task.guidable
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def prompts(self, count: int) -> list[str]:
+        """What so many samples are drawn for, in turn; for text-conditional runs."""
+        known = read_prompts(self.path)
+        if not known:
+            raise InputError(f"{self.path / PROMPTS} must hold a prompt a line, got none.")
+        return [known[index % len(known)] for index in range(count)]
+
+    def data(self, moved: str = "") -> Images:
+        """The data that the run was trained on, told by its fingerprint.
+
+        Arguments:
+            moved: Where the data is now, spelt as for training, if that is not where it was.
+
+        Raises:
+            InputError: If it is gone or is not the same any more.
+        """
+        config = dataclasses.replace(self.config, data=moved) if moved else placed(self.config, self.places)
+        try:
+            data = load_data(config)
+        except InputError as error:
+            hint = "" if moved else f" {self.path} was trained on it: if it has moved, say where it is with --data."
+            raise InputError(f"{error}{hint}") from error
+        if data.fingerprint() != read_config(self.path)["data_fingerprint"]:
+            raise InputError(
+                f"{config.data} must be the data that {self.path} was trained on, got other contents: give it back, "
+                "or say where it is with --data."
+            )
+        return data
+
+    @property
+    def at_once(self) -> int:
+        """How many images are sampled at once, which bounds the memory on the device."""
+        return self.task.at_once
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
+        """Where to start that many samples, see :meth:`immiscible.tasks.base.PublishedTask.start`."""
+        return self.task.start(count, self.seed(seed), scale, first)
+
+    def seed(self, seed: int) -> int:
+        """A seed as this run draws from it: one of an earlier version gives the images that it gave then."""
+        return seed_of(self.seed_bits, seed)
+
+    def sample(self, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
+        """Draws images, see :meth:`immiscible.tasks.base.PublishedTask.sample`."""
+        return self.task.sample(self.network, start, sampler, guidance)
+
+
+def load_run(path: Path, *, step: int | None = None, device: torch.device | str = "cpu") -> Run:
+    """Opens a run at a step, or at its newest checkpoint that is whole.
+
+    Raises:
+        InputError: If there is no run, no such step, or no whole checkpoint.
+    """
+    config, saved = read_run_config(path)
+    spelt = config
+    shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
+    found, weights = _weights(path, step)
+    _check_finite(path, found, weights)
+    places = saved.get("places", {})
+    config = placed(config, places)
+    kind = task_of(config)
+    kind.check_identity(config, path, saved)
+    task = kind.build(config, kind.known_facts(config, shape, saved["classes"], read_prompts(path)))
+    check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
+    load_weights(task.network, weights)
+    task.network.to(device).eval()
+    return Run(path, spelt, task, found, shape, saved.get("seed_bits", ShortSeed.BITS), places)
+
+
+def _check_finite(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
+    """Checks that weights can be sampled from."""
+    bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
+    if bad:
+        raise NotFinite(
+            f"{path} must hold finite weights, got NaN or infinite values in {len(bad)} of {len(weights)} tensors at "
+            f"step {step}, first in {bad[0]}: take another --step, or train again with a lower --learning-rate."
+        )
+
+
+def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """The configuration of a run, and all that its ``config.json`` holds.
+
+    Raises:
+        InputError: If there is no run, its task is not known to this version, or its configuration was altered.
+    """
+    saved = read_config(path, ("task", "data_shape", "classes", "data_fingerprint"))
+    if not is_system(saved["task"]):
+        raise InputError(f"{path} must be a run of {', '.join(SYSTEMS)}, got {told(saved['task'])}.")
+    kind = config_of(saved["task"])
+    required = [name for name, field in kinds(kind).items() if field.required and name != "out"]
+    read_config(path, [*required, *imported(system(kind.task).task).needs])
+    names = kinds(kind).keys() - {"out"}
+    try:
+        return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
+    except InputError as error:
+        raise InputError(f"{path / CONFIG} must be as it was written, got values that do not fit: {error}") from None
+
+
+def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
+    """The moving average of the weights at a step, and that step."""
+    there = checkpoints(path / "checkpoints")
+    wanted = [found for found in there if step in (None, step_of(found))]
+    if not wanted:
+        steps = ", ".join(str(step_of(found)) for found in reversed(there)) or "none"
+        named = "" if step is None else f" of step {step}"
+        raise InputError(f"{path} must hold a checkpoint{named}, got steps: {steps}.")
+    for found in wanted:
+        try:
+            return step_of(found), load_average(found)
+        except Damaged as error:
+            say(f"warning: damaged checkpoint, passed over: {error}")
+    raise InputError(f"{path} must hold a whole checkpoint, got damaged ones only: run its training command again.")
