@@ -146,7 +146,8 @@ def look_at(files: tuple[str, ...], spec: str, asked: Columns) -> tuple[Archives
         asked: The columns that flags name.
 
     Raises:
-        InputError: If one is no archive, or a column that is asked for is not there, or images are not told apart.
+        InputError: If one is no archive, or a column that is asked for is not there, or several files may be
+            the image.
     """
     chosen = evenly_spaced(len(files), LOOKED_AT).tolist()
     names: list[list[str]] = []

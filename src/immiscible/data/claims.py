@@ -1,6 +1,6 @@
 """What a file says that it holds is compared with what it has, and with the memory there is, before it is read.
 
-A header of a hundred bytes may tell of a terabyte, and a small packed file may unpack to one.
+A header of a hundred bytes may promise a terabyte, and a small packed file may unpack to one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADERS = {
 
 
 def check_memory(name: str, size: int) -> None:
-    """Checks that the machine has memory for so many bytes.
+    """Checks that the machine has memory for that many bytes.
 
     Raises:
         InputError: If it has not.

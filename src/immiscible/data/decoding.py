@@ -1,4 +1,4 @@
-"""Decodes many pictures into one array, and reckons with those that cannot be read.
+"""Decodes many pictures into one array, and counts those that cannot be read.
 
 *Formats*: PNG, JPEG, WebP, AVIF (where Pillow has it), TIFF, BMP, GIF and PNM, whatever the ending of their names says.
 Of pictures with several frames the first is taken; they are counted.

@@ -1,7 +1,7 @@
 """What Pillow refuses in PNG files that are good pictures: texts of a megabyte, as programs write them.
 
 Pillow reads all texts of a file to the end and stops at a limit which holds for the whole process. So texts that could
-pass it are left out of what it is given; what tells how a picture lies is kept.
+pass it are left out of what it is given; what says how a picture lies is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Texts and colour profiles, most of which may be compressed, at most about 1,000 times.
 TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 SHORT = 1000
-# Texts that may tell the orientation, as long as they are no longer than Pillow takes.
+# Texts that may hold the orientation, as long as they are no longer than Pillow takes.
 ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 LONG = 2**20
 

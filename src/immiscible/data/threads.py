@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# More decode no faster, as each picture also needs the interpreter.
+# At most this many: each picture also needs the interpreter for a part of its time.
 THREADS = min(8, os.cpu_count() or 1)
 # Results that wait for each thread, so that a slow item does not hold up the others.
 WAITING = 4

@@ -14,7 +14,7 @@ from immiscible.data.threads import ahead
 from immiscible.training.data_order import DataOrder
 from immiscible.training.sources import Drawn, Position, Source
 
-# Micro-batches of fewer bytes are read in less time than it takes to ask a thread for them.
+# Micro-batches of fewer bytes gain too little to be measured.
 WORTH = 2**18
 
 

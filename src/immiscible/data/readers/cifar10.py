@@ -118,7 +118,7 @@ def _from_archive(path: Path, split: str) -> list[tuple[str, bytes]]:
                 member = archive.extractfile(f"{version}/{name}")
                 if member is None:
                     raise KeyError(name)
-                # One byte more than there may be tells that there are more.
+                # One byte more than there may be shows that there are more.
                 contents.append((name, member.read(LARGEST + 1)))
                 if len(contents[-1][1]) > LARGEST:
                     raise KeyError(f"{name} of more than {LARGEST} bytes")

@@ -47,7 +47,7 @@ def read(spec: str, options: ReadOptions) -> Images:
     """Reads a dataset, see this module's description and :func:`immiscible.data.load`.
 
     Raises:
-        InputError: If the library is missing, the dataset cannot be had, or its columns do not tell what is what.
+        InputError: If the library is missing, the dataset cannot be had, or its columns do not say what is what.
     """
     try:
         import datasets

@@ -44,7 +44,7 @@ CLOTHES = (
 PREFIXES = {"train": "train", "test": "t10k"}
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 UNSIGNED_BYTES = 8
-# A byte that is packed with gzip stands for at most so many.
+# A byte that is packed with gzip stands for at most this many.
 MOST_PACKED = 1032
 
 
@@ -156,7 +156,7 @@ def _values(path: Path, axes: int) -> np.ndarray:
 
 
 def _shape(path: Path, header: bytes, axes: int) -> tuple[int, ...]:
-    """The lengths of the axes that a header tells of."""
+    """The lengths of the axes, from a header."""
     if len(header) < 4 + 4 * axes or header[:4] != bytes((0, 0, UNSIGNED_BYTES, axes)):
         raise InputError(
             f"`{path}` must be an IDX file of bytes on {axes} {'axis' if axes == 1 else 'axes'}, got the header "

@@ -9,8 +9,8 @@ make an example, of which ``png``, ``jpg`` and the like is the image, ``cls`` th
 compare with) is taken from a sample: the first images of some shards, evenly spaced. A figure computed from it holds
 for the stream as far as the sample is like it.
 
-*Classes* cannot be told from a sample, as one may have no image in it. They are those that a dataset declares, or else
-the integers below ``--class-count``. Without either a stream has no classes.
+*Classes* cannot be inferred from a sample, as one may have no image in it. They are those that a dataset declares, or
+else the integers below ``--class-count``. Without either a stream has no classes.
 
 *Colour and size* are those of the head. Later images must have its size, unless an image size is given; grey ones are
 put in colour where the head is in colour, and coloured ones are refused where it is grey.
@@ -51,7 +51,7 @@ STREAM = "stream:"
 TAKES = ("split", "image_column", "label_column", "caption_column", "class_count")
 # Enough images to estimate a mean and a FID by, and few enough to be read in a moment and kept by every process.
 HEAD = 1024
-# They come from the beginnings of at most so many shards, as long as these have enough, since each may take a download.
+# They come from the beginnings of at most this many shards, if these have enough, since each may take a download.
 HEAD_SHARDS = 16
 # Large images are fewer.
 HEAD_BYTES = 2**28
@@ -66,7 +66,7 @@ def read(spec: str, options: ReadOptions) -> Head:
     """Opens a stream and reads its head, see this module's description and :func:`immiscible.data.load`.
 
     Raises:
-        InputError: If the library is missing, there is no such stream, or its columns do not tell what is what.
+        InputError: If the library is missing, there is no such stream, or its columns do not say what is what.
     """
     where = spec.removeprefix(STREAM)
     opened = (_of_dataset if where.startswith(PREFIX) else _of_archives)(spec, where, options)
