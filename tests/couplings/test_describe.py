@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -69,16 +71,31 @@ def test_function_without_the_lines_is_not_documented():
 
 def test_function_describes_itself_by_the_same_lines():
     def swap(x, noise, *, labels=None, generator=None):
-        r"""Swaps.
-
-        *moves*: whole noises, in
-        reverse order.
-        *marginal*: exact.
-        *cost*: O(B\ :sup:`2` D), :math:`B`.
-        """
         return noise.flip(0)
 
+    vars(swap).update(moves="whole noises, in reverse order.", law="exact.", cost="O(B^2 D), B.")
     description = describe(swap)
     assert description.moves == "whole noises, in reverse order."
     assert description.marginal == "exact."
     assert description.cost == "O(B^2 D), B."
+
+
+def test_what_is_no_text_is_not_documented():
+    def swap(x, noise, *, labels=None, generator=None):
+        return noise.flip(0)
+
+    vars(swap).update(moves=3, law="exact.")
+    description = describe(swap)
+    assert [description.moves, description.marginal, description.cost] == [
+        "not documented.",
+        "exact.",
+        "not documented.",
+    ]
+
+
+def test_nothing_is_lost_where_python_drops_docstrings():
+    program = "import immiscible; print(*map(immiscible.describe, ('assignment:512@0.25', 'knn:8')), sep='\\n', end='')"
+    command = [sys.executable, "-OO", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{describe('assignment:512@0.25')}\n{describe('knn:8')}"
+    assert "not documented" not in done.stdout

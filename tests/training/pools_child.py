@@ -16,9 +16,8 @@ from torch import Tensor
 
 from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed
 from immiscible.couplings.distributed.ranks import Ranks
-from immiscible.couplings.parts import parts_of
 from immiscible.training.pairing import Pairing, Stopwatch
-from immiscible.training.pools import Pools
+from immiscible.training.pools import Pools, Windows
 from immiscible.training.sources import Drawn
 
 CPU = torch.device("cpu")
@@ -53,9 +52,7 @@ def noises(name: str, rank: int, classes: bool, background: bool, broken: bool =
             drawn.x[0] = torch.nan
         return drawn if classes else Drawn(drawn.x)
 
-    parts = parts_of(COUPLINGS[name])
-    assert parts is not None
-    pools = Pools(pairing(name), parts, draw, Ranks.of(), SIZE, ACCUMULATION, STEPS, background)
+    pools = Pools(pairing(name), draw, Ranks.of(), Windows(SIZE, ACCUMULATION, STEPS), background)
     try:
         return torch.cat([pools.pairs(*place)[1] for place in PLACES])
     finally:

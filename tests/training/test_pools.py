@@ -19,7 +19,7 @@ from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.solvers import dense as solvers
 from immiscible.training.pairing import Pairing, Stopwatch
-from immiscible.training.pools import Pools
+from immiscible.training.pools import Pools, Windows
 from immiscible.training.sources import Drawn
 
 CPU = torch.device("cpu")
@@ -42,9 +42,7 @@ def pools(
     coupling: Any = ASSIGNMENT, size: int = 4, draw: Any = without_classes, steps: int = 8, **options: Any
 ) -> Pools:
     pairing = Pairing(coupling, 5, Stopwatch(CPU), options.pop("start", 0), options.pop("stop", 0))
-    parts = parts_of(coupling)
-    assert parts is not None
-    return Pools(pairing, parts, draw, Ranks(), size, ACCUMULATION, steps, options.pop("background", True))
+    return Pools(pairing, draw, Ranks(), Windows(size, ACCUMULATION, steps), options.pop("background", True))
 
 
 @pytest.fixture(autouse=True)

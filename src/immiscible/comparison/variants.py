@@ -14,7 +14,7 @@ from typing import Any
 from immiscible.comparison.schema import BASELINE
 from immiscible.config.groups import DataFields, Factor, RunConfig, common
 from immiscible.config.values import kind_of, quoted, told
-from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings import parse_coupling
 from immiscible.errors import InputError
 
 NOISE_SCALE = "noise_scale"

@@ -6,11 +6,14 @@ from immiscible.couplings.hidden import coupled
 from immiscible.couplings.knn import KNN
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.order import permutation
-from immiscible.couplings.parsing import coupling
+from immiscible.couplings.parsing import parse_coupling
 from immiscible.couplings.pool import Pool
 from immiscible.couplings.protocol import Coupling, Independent
 from immiscible.couplings.solvers.dense import assign
 from immiscible.couplings.spaces import CostSpace, InSpace
+
+# The public name.
+coupling = parse_coupling
 
 __all__ = [
     "KNN",
@@ -27,5 +30,6 @@ __all__ = [
     "coupling",
     "describe",
     "noise_like",
+    "parse_coupling",
     "permutation",
 ]

@@ -11,7 +11,7 @@ a batch, or the batches of several processes together (:mod:`immiscible.coupling
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,11 +29,6 @@ SEEDS = 2**62
 @dataclass(frozen=True)
 class LinearAssignment:
     r"""Permutes the noise of a batch to the assignment of least summed squared distance to the data.
-
-    *moves*: whole noises between data, within each class if labels are given; with ``pool="global"`` between ranks too.
-    *marginal*: exact: the noises of a pool are the ones drawn, in another order.
-    *cost*: one float32 matrix product, O(N\ :sup:`2` D), then the solver, O(N\ :sup:`3`) at worst; with ``block=n``
-    O(N n D) and O(N n\ :sup:`2`), with slabs O(N D). Memory N\ :sup:`2` floats, N n with blocks, O(N) with slabs.
 
     Source: arXiv 2406.12303, with the squared distance in place of the distance.
 
@@ -55,6 +50,15 @@ class LinearAssignment:
         >>> x, labels = torch.randn(8, 3, 4, 4), torch.tensor([0, 1] * 4)
         >>> noise = LinearAssignment()(x, torch.randn_like(x), labels=labels)
     """
+
+    moves: ClassVar[str] = (
+        'whole noises between data, within each class if labels are given; with pool="global" between ranks too.'
+    )
+    law: ClassVar[str] = "exact: the noises of a pool are the ones drawn, in another order."
+    cost: ClassVar[str] = (
+        "one float32 matrix product, O(N^2 D), then the solver, O(N^3) at worst; with block=n O(N n D) and O(N "
+        "n^2), with slabs O(N D). Memory N^2 floats, N n with blocks, O(N) with slabs."
+    )
 
     block: int | None = None
     solver: Literal["exact", "auction", "sinkhorn", "slabs", "auto"] = "exact"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.parsing import coupling as parse
-from immiscible.couplings.protocol import Coupling, check_generator, check_plain
+from immiscible.couplings.parsing import parse_coupling
+from immiscible.couplings.protocol import Coupling, Wrapper, check_generator, check_plain
 from immiscible.errors import InputError
+
+# What is said of what a coupling does not say.
+UNDOCUMENTED = "not documented."
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Description:
 
 
 def describe(coupling: str | Coupling) -> Description:
-    """Describes a coupling by the three lines that every coupling's docstring carries.
+    """Describes a coupling by what it says of itself in three attributes, ``moves``, ``law`` and ``cost``.
+
+    Of a wrapper's coupling it says what that says, too. What is not a text is not documented.
 
     Arguments:
         coupling: A coupling or its spelling.
@@ -40,24 +43,14 @@ def describe(coupling: str | Coupling) -> Description:
         >>> describe("assignment").marginal
         'exact: the noises of a pool are the ones drawn, in another order.'
     """
-    parsed = parse(coupling)
-    lines = _lines(parsed.__doc__)
-    if isinstance(parsed, Mixed):
-        inner = describe(parsed.coupling)
-        lines = {name: f"{text} Inner: {getattr(inner, name)}" for name, text in lines.items()}
-    name = getattr(parsed, "__name__", str(parsed))
-    return Description(name, *(lines.get(line, "not documented.") for line in ("moves", "marginal", "cost")))
-
-
-def _lines(docstring: str | None) -> dict[str, str]:
-    """The fixed lines of a docstring by name, free of markup."""
-    found = re.findall(r"\*(moves|marginal|cost)\*: (.*?)(?=\n\s*\*|\n\s*\n|\Z)", docstring or "", re.DOTALL)
-    return {name: _plain(text) for name, text in found}
-
-
-def _plain(text: str) -> str:
-    text = re.sub(r"\\ :sup:`(\d)`", r"^\1", text)
-    return " ".join(re.sub(r":math:|``|`", "", text).split())
+    parsed = parse_coupling(coupling)
+    said = [getattr(parsed, attribute, None) for attribute in ("moves", "law", "cost")]
+    texts = [text if isinstance(text, str) else UNDOCUMENTED for text in said]
+    if isinstance(parsed, Wrapper):
+        inner = describe(parsed.inner)
+        within = (inner.moves, inner.marginal, inner.cost)
+        texts = [f"{text} Inner: {other}" for text, other in zip(texts, within, strict=True)]
+    return Description(getattr(parsed, "__name__", str(parsed)), *texts)
 
 
 def noise_like(
@@ -88,4 +81,4 @@ def noise_like(
     if generator is not None:
         check_generator(generator, x.device)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return parse(coupling)(x, noise, labels=labels, generator=generator)
+    return parse_coupling(coupling)(x, noise, labels=labels, generator=generator)

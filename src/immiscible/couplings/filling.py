@@ -1,8 +1,7 @@
-"""One pool at a time: fills it from the batches of a loader, begins to pair it, and draws its noise from seeds.
+"""Fills one pool after the other from the batches of a loader, and gives each batch what draws its noise.
 
-A pool lists the data of the first rank, then those of the second, and so on; the *place* of a datum is its index in
-that list. The noise of a place is drawn from the seed of the pool plus the place, so that any rank draws any of it.
-Data of several shapes are as many lists, one after the other, each paired by itself.
+The noise of a place of a pool is drawn from the seed of the pool plus the place, so that any rank draws any of it. Data
+of several shapes are as many lists, one after the other, each paired by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,19 +18,18 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.distributed.ranks import tell, tell_single, together
-from immiscible.couplings.distributed.solve import Pending, Share, agree, begin
 from immiscible.couplings.loader_flags import Given
-from immiscible.couplings.parts import Parts
-from immiscible.couplings.protocol import check_inputs, finite_norms, full_float32
-from immiscible.couplings.spaces import Space
+from immiscible.couplings.pooling import Paired, PoolPairer, View
+from immiscible.couplings.protocol import check_inputs
 from immiscible.errors import InputError
 
-# Noise that is only ranked is drawn in pieces of so many.
+# Noise that is only ranked is drawn this many at a time.
 PIECE = 256
 # The most dimensions of one datum.
 DIMS = 63
 
 Shape = tuple[int, ...]
+Read = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -49,61 +46,37 @@ class Reader:
     labels: Callable[[Any], Tensor] | None
     fetch: Callable[[Any], Any]
 
-    def read(self, given: Any) -> tuple[Tensor, Tensor | None]:
-        """The data of a batch and their classes, checked."""
+    def read(self, given: Any) -> Read:
+        """The data of a batch and their classes, checked but for being finite, which the pairing sees."""
         batch = self.fetch(given)
         x, labels = self.data(batch), self.labels(batch) if self.labels is not None else None
         check_inputs(x, x, labels, None)
         if self.labels is not None and labels is None:
             raise InputError("`labels` must give the class of each datum of a batch, got None.")
-        with full_float32(x.device):
-            finite_norms(x, x)
         return x, labels
 
 
 @dataclass(frozen=True)
-class Brought:
-    r"""The data of one shape that a rank brings to a pool.
-
-    Attributes:
-        x: The data, with shape (n, \\*).
-        labels: Their classes, with shape (n,), or None.
-        sizes: How many data each batch has.
-    """
-
-    x: Tensor
-    labels: Tensor | None
-    sizes: list[int]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a rank brings to a pool.
-
-    Attributes:
-        batches: What the loader gave.
-        shapes: The shape of the data of each of these.
-        brought: The data of each shape.
-    """
-
-    batches: list[Given]
-    shapes: list[Shape]
-    brought: dict[Shape, Brought]
-
-
-@dataclass(frozen=True)
-class Seeds:
-    r"""The noise of a pool, by its places.
+class DatumNoise:
+    r"""The noise of a pool, each place from a seed of its own.
 
     Attributes:
         seed: That of place 0.
-        like: No data, with shape (0, \\*), and the dtype and device of the noise.
+        like: No data, with shape (0, \*), and the dtype and device of the noise.
     """
 
     seed: int
     like: Tensor
 
-    def noise(self, places: Sequence[int]) -> Tensor:
+    def pieces(self, first: int, last: int) -> Iterator[Tensor]:
+        """The noise from one place to another, some at a time."""
+        return (self.drawn(range(place, min(place + PIECE, last))) for place in range(first, last, PIECE))
+
+    def at(self, places: Tensor, view: View) -> Tensor:
+        """What a view shows of the noise of some places, a row each."""
+        return view(self.drawn(places.tolist()))
+
+    def drawn(self, places: Sequence[int]) -> Tensor:
         """The noise of some places, a row each."""
         noise = self.like.new_empty(len(places), *self.like.shape[1:])
         draws = torch.Generator(self.like.device)
@@ -117,37 +90,25 @@ class Shaped:
     """The data of one shape in a pool, which are being paired.
 
     Attributes:
-        space: What they are ranked in.
+        noise: The noise of all ranks.
+        paired: Which takes which.
         sizes: How many data each batch of this rank has.
-        first: The place of this rank's first datum.
-        seeds: The noise.
-        pending: The assignment, unless the noise stays where it is.
     """
 
-    space: Space
+    noise: DatumNoise
+    paired: Paired
     sizes: list[int]
-    first: int
-    seeds: Seeds
-    pending: Pending | None
 
-    def noises(self) -> list[Callable[[], Tensor]]:
+    def noises(self) -> Iterator[Callable[[], Tensor]]:
         """Waits for the assignment, and gives for each batch what draws its noise."""
-        if self.pending is None:
-            order = torch.arange(self.first, self.first + sum(self.sizes), device="cpu")
-        else:
-            # A view would keep the order of all ranks.
-            order = self.pending.own().clone()
-        ends = (self.first + end for end in itertools.accumulate(self.sizes))
-        own = [range(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
-        return [partial(self._noise, *places) for places in zip(own, order.split(self.sizes), strict=True)]
+        own, first = self.paired.order().split(self.sizes), self.paired.own.start
+        for size, places in zip(self.sizes, own, strict=True):
+            yield partial(self._drawn, range(first, first + size), places)
+            first += size
 
-    def _noise(self, own: range, chosen: Tensor) -> Tensor:
+    def _drawn(self, own: range, places: Tensor) -> Tensor:
         """The noise of data at some places, given the places that it comes from."""
-        noise = self.seeds.noise(chosen.tolist())
-        if not self.space.is_coarse:
-            return noise
-        with full_float32(noise.device):
-            return self.space.replaced(self.seeds.noise(own), self.space.coarse(noise.float()))
+        return self.paired.merged(self.paired.chosen(places), partial(self.noise.drawn, own))
 
 
 @dataclass(frozen=True)
@@ -156,13 +117,13 @@ class Filled:
 
     Attributes:
         batches: What the loader of this rank gave for it.
-        kinds: The place in ``shaped`` of the data of each of these.
+        shapes: The shape of the data of each of these.
         shaped: The data of each shape.
     """
 
     batches: list[Given]
-    kinds: list[int]
-    shaped: list[Shaped]
+    shapes: list[Shape]
+    shaped: dict[Shape, Shaped]
 
     def noises(self) -> list[Callable[[], Tensor]]:
         """Waits for the assignments; all ranks must ask.
@@ -170,34 +131,30 @@ class Filled:
         Returns:
             For each batch what draws its noise.
         """
-        of_kind = [iter(shaped.noises()) for shaped in self.shaped]
-        return [next(of_kind[kind]) for kind in self.kinds]
+        drawing = {shape: iter(list(shaped.noises())) for shape, shaped in self.shaped.items()}
+        return [next(drawing[shape]) for shape in self.shapes]
 
 
 class Filling:
     """Fills one pool after the other from the batches of a loader.
 
     Arguments:
-        parts: The assignment.
+        pairer: Pairs them.
         reader: What to read in a batch.
         size: The data of a pool, over all ranks.
         seed: The seed of all noise; the first rank's counts.
         batches: The loader of this rank.
-        executor: Solves there, if given, and else when the assignment is asked for.
     """
 
-    def __init__(
-        self, parts: Parts, reader: Reader, size: int, seed: int, batches: Iterator[Given], executor: Executor | None
-    ) -> None:
-        self.parts, self.reader, self.seed = parts, reader, seed
-        self.batches, self.executor = batches, executor
-        self.ranks = parts.assignment.ranks()
+    def __init__(self, pairer: PoolPairer, reader: Reader, size: int, seed: int, batches: Iterator[Given]) -> None:
+        self.pairer, self.reader, self.seed, self.batches = pairer, reader, seed, batches
+        self.ranks = pairer.ranks
         self.share = -(-size // self.ranks.size)
         # No data and no classes, as the last ones were: what a rank brings that has none of a shape.
-        self._none: tuple[Tensor, Tensor | None] | None = None
+        self._none: Read | None = None
 
     def skip(self, count: int) -> int:
-        """Passes over so many batches, or as many as there are; returns how many."""
+        """Passes over this many batches, or as many as there are; returns how many."""
         last = deque(enumerate(itertools.islice(self.batches, count), 1), maxlen=1)
         if last:
             self._read(last[0][1])
@@ -213,28 +170,36 @@ class Filling:
         Raises:
             InputError: If a batch does not fit, of any rank.
         """
-        taken = together(self.ranks, self._taken)
-        shapes = self._shapes(taken)
-        if not shapes:
+        batches, read = together(self.ranks, self._taken)
+        shapes = [tuple(x.shape[1:]) for x, _ in read]
+        every = self._shapes(sorted(set(shapes)))
+        if not every:
             return None
-        draws = self._draws(number)
-        shaped: list[Shaped] = []
+        place, coin, seed = self._draws(number)
+        of_shape = {shape: [one for one, own in zip(read, shapes, strict=True) if own == shape] for shape in every}
+        # Data of one shape are let go before those of the next are paired.
+        del read
+        shaped: dict[Shape, Shaped] = {}
         total = 0
-        for shape in shapes:
-            # Data of one shape are let go before those of the next are paired.
-            one, count = self._begun(taken.brought.pop(shape, None) or self._nothing(shape), total, draws)
-            shaped.append(one)
-            total += count
-        pending = [one.pending for one in shaped if one.pending is not None]
+        for shape in every:
+            x, labels, sizes = self._joined(shape, of_shape.pop(shape))
+            noise = DatumNoise(place + total, x.new_empty(0, *shape))
+            shaped[shape] = Shaped(noise, self.pairer.begin(x, labels, noise, coin, seed), sizes)
+            total += shaped[shape].paired.total
+        self._tell([one.paired for one in shaped.values()], total)
+        return Filled(batches, shapes, shaped)
+
+    def _tell(self, paired: list[Paired], total: int) -> None:
+        """Logs once what the pools are like."""
+        pending = [one.pending for one in paired if one.pending is not None]
         if pending:
             tell_single(self.ranks, sum(one.alone for one in pending), total)
         tell(self.ranks, total)
-        return Filled(taken.batches, [shapes.index(shape) for shape in taken.shapes], shaped)
 
-    def _taken(self) -> Taken:
-        """What this rank brings to the next pool."""
+    def _taken(self) -> tuple[list[Given], list[Read]]:
+        """What this rank brings to the next pool: what the loader gave, and the data of each of these."""
         batches: list[Given] = []
-        read: list[tuple[Tensor, Tensor | None]] = []
+        read: list[Read] = []
         count = 0
         while count < self.share and (given := next(self.batches, None)) is not None:
             batches.append(given)
@@ -242,34 +207,35 @@ class Filling:
             count += len(read[-1][0])
         if self._none is None:
             raise InputError("the loader must give at least one batch, got none.")
-        shapes = [tuple(x.shape[1:]) for x, _ in read]
-        return Taken(batches, shapes, {shape: _joined(shape, read) for shape in dict.fromkeys(shapes)})
+        return batches, read
 
-    def _read(self, given: Given) -> tuple[Tensor, Tensor | None]:
+    def _read(self, given: Given) -> Read:
         x, labels = self.reader.read(given.batch)
         # Views would keep all of them in memory.
         self._none = x.new_empty(0), None if labels is None else labels.new_empty(0)
         return x, labels
 
-    def _nothing(self, shape: Shape) -> Brought:
-        """No data of a shape."""
-        assert self._none is not None
-        x, labels = self._none
-        return Brought(x.new_empty(0, *shape), labels, [])
+    def _joined(self, shape: Shape, read: list[Read]) -> tuple[Tensor, Tensor | None, list[int]]:
+        """The data of one shape of several batches, their classes, and how many each batch has."""
+        if not read:
+            assert self._none is not None
+            x, labels = self._none
+            return x.new_empty(0, *shape), labels, []
+        classes = [labels for _, labels in read if labels is not None]
+        return torch.cat([x for x, _ in read]), torch.cat(classes) if classes else None, [len(x) for x, _ in read]
 
-    def _shapes(self, taken: Taken) -> list[Shape]:
-        """The shapes of the data of all ranks, in one order on all."""
-        shapes = sorted(taken.brought)
+    def _shapes(self, own: list[Shape]) -> list[Shape]:
+        """The shapes of the data of all ranks, in one order on all, given those of this rank."""
         if self.ranks.size == 1:
-            return shapes
-        counts = [count for (count,) in self.ranks.facts([len(shapes)])]
+            return own
+        counts = [count for (count,) in self.ranks.facts([len(own)])]
         if not any(counts):
             return []
         # Each as the number of its dimensions, those, and zeros.
-        own = torch.zeros(len(shapes), 1 + DIMS, dtype=torch.int64, device="cpu")
-        for row, shape in zip(own, shapes, strict=True):
+        sent = torch.zeros(len(own), 1 + DIMS, dtype=torch.int64, device="cpu")
+        for row, shape in zip(sent, own, strict=True):
             row[: 1 + len(shape)] = torch.tensor([len(shape), *shape], device="cpu")
-        every = self.ranks.concatenate(own, counts).tolist()
+        every = self.ranks.concatenate(sent, counts).tolist()
         return sorted({tuple(shape[:dims]) for dims, *shape in every})
 
     def _draws(self, number: int) -> tuple[int, float, int]:
@@ -279,43 +245,3 @@ class Filling:
         own = torch.tensor(words.astype(np.int64), device="cpu")
         place, coin, solving = self.ranks.from_first(own).tolist()
         return place, coin / 2**31, solving
-
-    def _begun(self, brought: Brought, before: int, draws: tuple[int, float, int]) -> tuple[Shaped, int]:
-        """Begins to pair the data of one shape; and how many they are on all ranks.
-
-        Arguments:
-            brought: Those of this rank.
-            before: How many data of other shapes come before them.
-            draws: See :meth:`_draws`.
-        """
-        ranks, space = self.ranks, self.parts.space
-        seeds = Seeds(draws[0] + before, brought.x.new_empty(0, *brought.x.shape[1:]))
-        ranked, error = _ranked(space, brought.x)
-        counts = agree(brought.x, brought.labels, ranks, error)
-
-        def noise(first: int, last: int) -> Iterator[Tensor]:
-            for place in range(first, last, PIECE):
-                yield space.coarse(seeds.noise(range(place, min(place + PIECE, last))).float())
-
-        pending = None
-        if draws[1] < self.parts.p:
-            with full_float32(brought.x.device):
-                share = Share(ranked, brought.labels, noise)
-                pending = begin(share, ranks, counts, self.parts.assignment.method, draws[2], self.executor)
-        return Shaped(space, brought.sizes, sum(counts[: ranks.rank]), seeds, pending), sum(counts)
-
-
-def _joined(shape: Shape, read: list[tuple[Tensor, Tensor | None]]) -> Brought:
-    """The data of one shape of several batches."""
-    x = [x for x, _ in read if x.shape[1:] == shape]
-    classes = [labels for x, labels in read if x.shape[1:] == shape and labels is not None]
-    return Brought(torch.cat(x), torch.cat(classes) if classes else None, [len(one) for one in x])
-
-
-def _ranked(space: Space, x: Tensor) -> tuple[Tensor, Exception | None]:
-    """Data as they are ranked, and what went wrong, which other ranks wait to hear of."""
-    try:
-        with full_float32(x.device):
-            return space.ranked(x.float()), None
-    except Exception as error:
-        return x, error

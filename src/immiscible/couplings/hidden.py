@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from immiscible.couplings.distributed.ranks import check_first
-from immiscible.couplings.parsing import coupling as parse
+from immiscible.couplings.parsing import parse_coupling
 from immiscible.couplings.protocol import Coupling, eager
 from immiscible.errors import InputError
 
@@ -181,7 +181,7 @@ def coupled(
     """
     if which is not None and (isinstance(which, bool) or not isinstance(which, int) or which < 0):
         raise InputError(f"`which` must be the number of a draw, 0 for the first, got {which!r}.")
-    parsed = parse(coupling)
+    parsed = parse_coupling(coupling)
     check_first(parsed, x, x, labels, generator)
     return _Block(parsed, x, labels, generator, which)
 

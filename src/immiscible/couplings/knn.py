@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -65,12 +65,6 @@ COLUMN_CHUNKS = 8
 class KNN:
     r"""Gives each datum the nearest of ``k`` Gaussian draws, in time that hardly grows with ``k``.
 
-    *moves*: the axial part of each noise along its datum, and the length of the rest (``score="l2"``).
-    *marginal*: biased: ``l2`` shrinks :math:`E|n|^2/D` (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4),
-    ``dot`` keeps it; both shift the mean towards the mean of the data and stretch its leading components.
-    *cost*: O(B (D + k)) time, and from k = 4096 on no more at any ``k``; about two tensors of the size of ``x`` in
-    memory, or a megabyte where that is more.
-
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
 
     The noise must be standard normal, since parts of it are drawn again. Of other noise, such as a second data set,
@@ -84,6 +78,16 @@ class KNN:
         >>> x = torch.randn(4, 3, 8, 8)
         >>> noise = KNN(k=8)(x, torch.randn_like(x))
     """
+
+    moves: ClassVar[str] = 'the axial part of each noise along its datum, and the length of the rest (score="l2").'
+    law: ClassVar[str] = (
+        "biased: l2 shrinks E|n|^2/D (by 2-3 % at D = 3072, by 11 % at D = 64, for k = 4), dot keeps it; both "
+        "shift the mean towards the mean of the data and stretch its leading components."
+    )
+    cost: ClassVar[str] = (
+        "O(B (D + k)) time, and from k = 4096 on no more at any k; about two tensors of the size of x in memory, "
+        "or a megabyte where that is more."
+    )
 
     k: float
     score: Score = "l2"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,10 +18,6 @@ from immiscible.errors import InputError
 class Mixed:
     """Couples a batch with probability ``p`` and leaves it alone otherwise.
 
-    *moves*: in a share ``p`` of the batches, what the inner coupling moves.
-    *marginal*: exact where the inner coupling's is, else ``p`` times its bias.
-    *cost*: ``p`` times that of the inner coupling, on average.
-
     Source: this package; measured in the results of the documentation.
 
     Arguments:
@@ -32,6 +30,10 @@ class Mixed:
         >>> noise = Mixed(LinearAssignment(), 0.5)(x, torch.randn_like(x))
     """
 
+    moves: ClassVar[str] = "in a share p of the batches, what the inner coupling moves."
+    law: ClassVar[str] = "exact where the inner coupling's is, else p times its bias."
+    cost: ClassVar[str] = "p times that of the inner coupling, on average."
+
     coupling: Coupling
     p: float
 
@@ -40,6 +42,15 @@ class Mixed:
             raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
         if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
             raise InputError(f"`p` must be a probability in [0, 1], got {self.p!r}.")
+
+    @property
+    def inner(self) -> Coupling:
+        """The coupling."""
+        return self.coupling
+
+    def with_inner(self, inner: Coupling) -> Mixed:
+        """The same around another coupling."""
+        return dataclasses.replace(self, coupling=inner)
 
     @eager
     def __call__(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from immiscible.couplings.assignment import LinearAssignment
-from immiscible.couplings.mixed import Mixed
-from immiscible.couplings.parsing import coupling as parse
-from immiscible.couplings.protocol import Coupling, Independent
-from immiscible.couplings.spaces import InSpace
+from immiscible.couplings.distributed.ranks import ranks_of
+from immiscible.couplings.parsing import parse_coupling
+from immiscible.couplings.protocol import Coupling, Independent, Permuting, unwrap, wrap
 from immiscible.errors import InputError
 
 
@@ -30,8 +28,8 @@ def permutation(
     the same state. Whatever else belongs to the noise is brought along by the same index.
 
     Arguments:
-        coupling: A coupling that permutes whole noises, or its spelling: an assignment, alone or within
-            :class:`Mixed` or a full :class:`InSpace`, or :class:`Independent`.
+        coupling: A coupling that permutes whole noises, or its spelling: an assignment, or whatever else has a method
+            ``order``, alone or within :class:`Mixed` or a full :class:`InSpace`; or :class:`Independent`.
         x: The data, with shape (B, \\*).
         noise: Standard normal noise, with the shape of ``x``, on its device.
         labels: The class of each datum, with shape (B,), see :class:`LinearAssignment`.
@@ -48,18 +46,27 @@ def permutation(
         >>> index = permutation("assignment", x, noise)
         >>> noise, seed = noise[index], seed[index]
     """
+    parsed = parse_coupling(coupling)
+    wrappers, inner = unwrap(parsed)
     taken: list[Tensor] = []
-    followed = _followed(parse(coupling), taken)
-    followed(x, noise, labels=labels, generator=generator)
-    # A coin of `Mixed` may have left everything in its place.
+    for wrapper in wrappers:
+        space = getattr(wrapper, "space", None)
+        if space is not None and space.is_coarse:
+            raise _changing(inner)
+    if not isinstance(inner, Independent):
+        parsed = wrap(wrappers, _followed(inner, taken))
+    kept = parsed(x, noise, labels=labels, generator=generator)
+    # A coin may have left everything in its place. What wraps may do nothing else to the noise.
+    if len(taken) > 1 or not kept.equal(noise):
+        raise _changing(coupling)
     return taken[0] if taken else torch.arange(len(noise), device=noise.device)
 
 
 @dataclass(frozen=True)
 class _Followed:
-    """An assignment that notes the order it solved for, wherever it stands within other couplings."""
+    """A coupling that notes the order it solved for and leaves the noise in its place, wherever it stands in others."""
 
-    coupling: LinearAssignment
+    coupling: Permuting
     taken: list[Tensor]
 
     def __call__(
@@ -70,22 +77,18 @@ class _Followed:
 
 
 def _followed(coupling: Coupling, taken: list[Tensor]) -> Coupling:
-    """The same coupling around an assignment that notes its order."""
-    match coupling:
-        case Independent():
-            return coupling
-        case LinearAssignment():
-            if coupling.ranks().size > 1:
-                raise InputError(
-                    "a permutation must be one of the noise handed in, got an assignment that gives noise of other "
-                    'ranks: take pool="batch".'
-                )
-            return _Followed(coupling, taken)
-        case Mixed():
-            return dataclasses.replace(coupling, coupling=_followed(coupling.coupling, taken))
-        case InSpace() if not coupling.space.is_coarse:
-            return dataclasses.replace(coupling, coupling=_followed(coupling.coupling, taken))
-    raise InputError(
+    if not isinstance(coupling, Permuting):
+        raise _changing(coupling)
+    if ranks_of(coupling).size > 1:
+        raise InputError(
+            "a permutation must be one of the noise handed in, got an assignment that gives noise of other "
+            'ranks: take pool="batch".'
+        )
+    return _Followed(coupling, taken)
+
+
+def _changing(coupling: Any) -> InputError:
+    return InputError(
         f"a permutation must be of a coupling that moves whole noises, got {getattr(coupling, '__name__', coupling)}, "
         "which changes them: take an assignment, in the space of the data."
     )

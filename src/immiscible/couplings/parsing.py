@@ -1,6 +1,6 @@
 """The spellings of couplings that the command line and the configurations use, parsed in this one place.
 
-``str(coupling)`` gives the spelling back, so that ``coupling(str(c)) == c``.
+``str(coupling)`` gives the spelling back, so that ``parse_coupling(str(c)) == c``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ALLOWED = (
 PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "score": "the score"}
 
 
-def coupling(spelling: str | Coupling) -> Coupling:
+def parse_coupling(spelling: str | Coupling) -> Coupling:
     """Reads the spelling of a coupling. What is a coupling already is returned as it is.
 
     Arguments:
@@ -34,7 +34,7 @@ def coupling(spelling: str | Coupling) -> Coupling:
         InputError: If the spelling is unknown, or one of its numbers is out of range.
 
     Example:
-        >>> coupling("assignment:512@0.5").coupling.block
+        >>> parse_coupling("assignment:512@0.5").coupling.block
         512
     """
     if not isinstance(spelling, str):

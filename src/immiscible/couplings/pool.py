@@ -14,17 +14,19 @@ noise of another rank is drawn from its seed too, and none of it travels, see
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from inspect import GEN_CLOSED, getgeneratorstate
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from immiscible.couplings.distributed.ranks import together
+from immiscible.couplings.distributed.ranks import ranks_of, together
 from immiscible.couplings.filling import Filling, Reader
 from immiscible.couplings.loader_flags import Reading
 from immiscible.couplings.parts import parts_of
+from immiscible.couplings.pooling import PoolPairer
 from immiscible.couplings.protocol import Coupling
 from immiscible.errors import InputError
 
@@ -34,11 +36,6 @@ CHANNELS = (1, 3, 4, 8, 16)
 
 class Pool:
     """Pairs the batches of a loader in pools that are larger than a batch.
-
-    *moves*: whole noises between the data of several batches, of all ranks with ``LinearAssignment(pool="global")``.
-    *marginal*: exact, as the coupling's.
-    *cost*: that of the coupling for ``size`` data, once per pool, of which what the solver takes happens in a thread
-    while the network trains; and the noise is drawn twice. Memory: the data of two pools, or their indices.
 
     Source: this package.
 
@@ -67,6 +64,15 @@ class Pool:
         ...     assert noise.shape == x.shape
     """
 
+    moves: ClassVar[str] = (
+        'whole noises between the data of several batches, of all ranks with LinearAssignment(pool="global").'
+    )
+    law: ClassVar[str] = "exact, as the coupling's."
+    cost: ClassVar[str] = (
+        "that of the coupling for size data, once per pool, of which what the solver takes happens in a thread "
+        "while the network trains; and the noise is drawn twice. Memory: the data of two pools, or their indices."
+    )
+
     def __init__(
         self,
         coupling: Coupling,
@@ -88,7 +94,8 @@ class Pool:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"`{name}` must be a whole number of at least {least}, got {value!r}.")
         self.size, self.seed, self.background = size, seed, background
-        self._parts, self._reader = parts, Reader(data or _first, labels, fetch or (lambda given: given))
+        self._parts, self._ranks = parts, partial(ranks_of, coupling)
+        self._reader = Reader(data or _first, labels, fetch or (lambda given: given))
         self._state = {"pool": 0, "first_batch": 0, "handed_out": 0}
         self._resumes = False
 
@@ -150,19 +157,18 @@ class Pool:
         done, self._resumes = self._state["handed_out"], False
         with ThreadPoolExecutor(1, "immiscible-pairing") as executor:
             background = executor if self.background else None
-            reading, filling = together(
-                self._parts.assignment.ranks(), lambda: self._opened(batches, first, background)
-            )
+            pairer = PoolPairer(self._parts, self._ranks(), background)
+            reading, filling = together(pairer.ranks, lambda: self._opened(batches, first, pairer))
             yield from self._pools(filling, reading, done)
             # Not where the pass is left early: a loader left early says what it last said, too.
             reading.end()
 
-    def _opened(self, batches: Iterable[Any], first: int, executor: Executor | None) -> tuple[Reading, Filling]:
+    def _opened(self, batches: Iterable[Any], first: int, pairer: PoolPairer) -> tuple[Reading, Filling]:
         """The loader, at the batch that the pool in hand begins with."""
         if first > self.first_batch:
             raise InputError(f"`first` must be at most {self.first_batch}, where the pool begins, got {first}.")
         reading = Reading(batches)
-        filling = Filling(self._parts, self._reader, self.size, self.seed, reading, executor)
+        filling = Filling(pairer, self._reader, self.size, self.seed, reading)
         skipped = first + filling.skip(self.first_batch - first)
         if skipped < self.first_batch:
             raise InputError(f"the loader must have at least {self.first_batch} batches, got {skipped}.")

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,6 +61,55 @@ class Coupling(Protocol):
         Raises:
             InputError: If the inputs do not fit together, are not finite, or the generator is on another device.
         """
+        ...
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """A coupling around another.
+
+    What else a pool has to know of it, since it pairs ahead, are its attributes: ``p``, the share of pools in which it
+    couples, and ``space``, the :class:`~immiscible.couplings.spaces.Space` that it ranks in. One that has neither is
+    not taken into pools. It may do nothing beside these two.
+    """
+
+    @property
+    def inner(self) -> Coupling:
+        """The coupling that it is around."""
+        ...
+
+    def with_inner(self, inner: Coupling) -> Coupling:
+        """The same around another coupling."""
+        ...
+
+
+def unwrap(coupling: Coupling) -> tuple[list[Wrapper], Coupling]:
+    """What is around a coupling, the outermost first, and the coupling itself."""
+    wrappers: list[Wrapper] = []
+    while isinstance(coupling, Wrapper):
+        wrappers.append(coupling)
+        coupling = coupling.inner
+    return wrappers, coupling
+
+
+def wrap(wrappers: list[Wrapper], coupling: Coupling) -> Coupling:
+    """A coupling within the same as another was, see :func:`unwrap`."""
+    for wrapper in reversed(wrappers):
+        coupling = wrapper.with_inner(coupling)
+    return coupling
+
+
+@runtime_checkable
+class Permuting(Protocol):
+    """A coupling that moves whole noises, and says where to. Pools need it, since they pair ahead.
+
+    Where it pairs what several processes hand in, ``ranks()`` says which; without it each process pairs its own.
+    """
+
+    def order(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The place of the noise of each datum, ``int64`` with shape (B,); the arguments are those of a coupling."""
         ...
 
 
@@ -276,12 +325,11 @@ def check_finite(tensor: Tensor, norms: Tensor, name: str) -> None:
 
 @dataclass(frozen=True)
 class Independent:
-    """The vanilla coupling: noise independent of the data, returned as it came.
+    """The vanilla coupling: noise independent of the data, returned as it came."""
 
-    *moves*: nothing.
-    *marginal*: exact.
-    *cost*: none beyond the check of the inputs, O(B D).
-    """
+    moves: ClassVar[str] = "nothing."
+    law: ClassVar[str] = "exact."
+    cost: ClassVar[str] = "none beyond the check of the inputs, O(B D)."
 
     @eager
     def __call__(

@@ -402,10 +402,6 @@ def _check_device(value: Tensor, name: str, x: Tensor) -> None:
 class InSpace:
     """Lets a coupling rank in another space, see this module's description.
 
-    *moves*: what the inner coupling moves; in a coarse space the coarse part of the noise only.
-    *marginal*: exact where the inner coupling's is.
-    *cost*: that of the inner coupling, and two passes over the noise, or two products with the basis, O(B D d).
-
     Source: this package; centred, standardised and coarse ranking are compared in the results of the documentation.
 
     In a coarse space the noise must be standard normal: only then are its coarse and its fine part independent.
@@ -420,6 +416,12 @@ class InSpace:
         >>> noise = InSpace(KNN(8), CostSpace(pool=8))(x, torch.randn_like(x))
     """
 
+    moves: ClassVar[str] = "what the inner coupling moves; in a coarse space the coarse part of the noise only."
+    law: ClassVar[str] = "exact where the inner coupling's is."
+    cost: ClassVar[str] = (
+        "that of the inner coupling, and two passes over the noise, or two products with the basis, O(B D d)."
+    )
+
     coupling: Coupling
     space: Space
 
@@ -428,6 +430,15 @@ class InSpace:
             raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
         if not isinstance(self.space, Space):
             raise InputError(f"`space` must be a CostSpace, got {type(self.space).__name__}: try `CostSpace(pool=8)`.")
+
+    @property
+    def inner(self) -> Coupling:
+        """The coupling."""
+        return self.coupling
+
+    def with_inner(self, inner: Coupling) -> InSpace:
+        """The same around another coupling."""
+        return dataclasses.replace(self, coupling=inner)
 
     @eager
     def __call__(

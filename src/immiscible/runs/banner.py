@@ -10,7 +10,8 @@ from torch import Tensor
 
 from immiscible.config.groups import RunConfig
 from immiscible.config.systems import system
-from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings import parse_coupling
+from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.solvers.leading import SAMPLE, held_share
 from immiscible.couplings.solvers.select import Method, because, by_size, by_variance, name
@@ -119,7 +120,7 @@ def _on_pools(
         many = f"{pooling.micro_batches} micro-batches" if pooling.micro_batches > 1 else "one micro-batch"
         lines.append(f"a pool is {many} of {pooling.micro_batch} images{shared}, paired as one {where}.")
     parts = parts_of(parse_coupling(config.coupling))
-    if parts and parts.assignment.solver == "auto":
+    if parts and isinstance(parts.assignment, LinearAssignment) and parts.assignment.solver == "auto":
         count = pooling.together // (max(task.classes, 1) if task.grouped else 1)
         lines.append(_on_auto(parts.assignment.method, count, ranked, device))
     return lines

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.config.groups import RunConfig
-from immiscible.couplings import Coupling
-from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.protocol import rows
 from immiscible.couplings.spaces import InSpace, LinearSpace, Space, parse_space
 from immiscible.data.augment import mirror

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from immiscible.config.groups import NetworkFields, OfTheUNet, RunConfig
 from immiscible.config.values import check_needs, kinds
-from immiscible.couplings import coupling as parse_coupling
+from immiscible.couplings import parse_coupling
 from immiscible.couplings.parts import pooled_by_run
 from immiscible.data import Images
 from immiscible.networks import choose

@@ -8,8 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from immiscible.config.groups import RunConfig
-from immiscible.couplings import coupling as parse_coupling
-from immiscible.couplings import describe
+from immiscible.couplings import describe, parse_coupling
 from immiscible.couplings.distributed.ranks import leave_untold
 from immiscible.data import Images
 from immiscible.io.console import say

@@ -14,7 +14,7 @@ from immiscible.couplings.parts import parts_of
 from immiscible.couplings.protocol import Coupling
 from immiscible.training.batches import Batches
 from immiscible.training.pairing import Pairing, Stopwatch
-from immiscible.training.pools import Pools
+from immiscible.training.pools import Pools, Windows
 from immiscible.training.sources import Drawn, Sequential, Source
 
 
@@ -38,13 +38,10 @@ class Feed:
 
     def _pools(self, config: RunConfig, coupling: Coupling) -> Pools | None:
         """The pools that an assignment pairs; other couplings need none."""
-        parts = parts_of(coupling)
-        if parts is None:
+        if parts_of(coupling) is None:
             return None
-        size, background = config.micro_batches_per_pool, config.background
-        return Pools(
-            self.pairing, parts, self.batches.draw, Ranks.of(), size, config.accumulation, config.steps, background
-        )
+        windows = Windows(config.micro_batches_per_pool, config.accumulation, config.steps)
+        return Pools(self.pairing, self.batches.draw, Ranks.of(), windows, config.background)
 
     def batch(self, step: int, micro: int) -> tuple[Drawn, Tensor]:
         """The data of this process for a micro-batch of a step, and the noise they are paired with."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from immiscible.couplings.assignment import SEEDS
 from immiscible.couplings.protocol import Coupling, Independent
 from immiscible.seeds import generator
 
@@ -89,6 +90,15 @@ class Pairing:
     def draws(self, device: torch.device, step: int, micro: int, rank: int) -> torch.Generator:
         """What the coupling draws from."""
         return generator(device, self.seed, "coupling", step, micro, rank)
+
+    def coin_and_seed(self, device: torch.device, step: int, micro: int, p: float) -> tuple[float, int]:
+        """What a pool that begins at a micro-batch is paired by, alike on all ranks.
+
+        The coin is tossed as :class:`Mixed` would toss it, and the seed drawn as :class:`LinearAssignment` would draw.
+        """
+        draws = self.draws(device, step, micro, 0)
+        coin = 0.0 if p == 1 else torch.rand((), generator=draws, device=device).item()
+        return coin, int(torch.randint(SEEDS, (1,), generator=draws, device=device))
 
     def coupled(self, step: int) -> bool:
         """Whether the noise of a step is coupled."""

@@ -17,16 +17,81 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.assignment import SEEDS
 from immiscible.couplings.distributed.ranks import Ranks
-from immiscible.couplings.distributed.solve import Pending, Share, agree, begin
-from immiscible.couplings.parts import Parts
-from immiscible.couplings.protocol import finite_norms, full_float32
-from immiscible.errors import InputError
+from immiscible.couplings.parts import parts_of
+from immiscible.couplings.pooling import Paired, PoolPairer, View
 from immiscible.training.pairing import Pairing
 from immiscible.training.sources import Drawn
 
 Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How the micro-batches of a run fall into windows.
+
+    Attributes:
+        size: The micro-batches of a window.
+        accumulation: The micro-batches of a step.
+        steps: The steps of the run; nothing is paired ahead for later ones.
+    """
+
+    size: int
+    accumulation: int
+    steps: int
+
+    def places(self, number: int) -> list[Place]:
+        """The step and the micro-batch of each member of a window."""
+        return [divmod(flat, self.accumulation) for flat in range(number * self.size, (number + 1) * self.size)]
+
+    def find(self, step: int, micro: int) -> tuple[int, int]:
+        """The window of a micro-batch, and its number in that."""
+        return divmod(step * self.accumulation + micro, self.size)
+
+    def trained(self, number: int) -> bool:
+        """Whether the run comes to a window."""
+        return number * self.size < self.steps * self.accumulation
+
+
+@dataclass(frozen=True)
+class BlockNoise:
+    """The noise of the coupled micro-batches of a window, on all ranks: a block for each, from a seed of its own.
+
+    Attributes:
+        pairing: The noise of the run.
+        like: The data of one.
+        places: The step and the micro-batch of each.
+        ranks: How many ranks there are.
+    """
+
+    pairing: Pairing
+    like: Tensor
+    places: list[Place]
+    ranks: int
+
+    def block(self, place: Place, rank: int) -> Tensor:
+        """The noise of one micro-batch."""
+        return self.pairing.drawn(self.like.shape, self.like.device, *place, rank)
+
+    def pieces(self, first: int, last: int) -> Iterator[Tensor]:
+        """The noise from one place in the pool to another."""
+        length = len(self.like)
+        for number in range(first // length, -(-last // length)):
+            rank, index = divmod(number, len(self.places))
+            begins = number * length
+            yield self.block(self.places[index], rank)[max(first - begins, 0) : last - begins]
+
+    def at(self, places: Tensor, view: View) -> Tensor:
+        """What a view shows of the noise of some places in the pool, all of which is drawn again, piece by piece."""
+        length = len(self.like)
+        chosen: Tensor | None = None
+        for number, piece in enumerate(self.pieces(0, length * len(self.places) * self.ranks)):
+            shown = view(piece)
+            chosen = shown.new_empty(len(places), *shown.shape[1:]) if chosen is None else chosen
+            here = (places // length == number).nonzero()[:, 0]
+            chosen[here.to(shown.device)] = shown[(places[here] % length).to(shown.device)]
+        assert chosen is not None
+        return chosen
 
 
 @dataclass
@@ -36,60 +101,50 @@ class Window:
     Attributes:
         places: The step and the micro-batch of each.
         drawn: The data of each.
-        coupled: Which of them are coupled.
-        pending: The assignment of those, unless none is.
+        noise: The noise of those that are coupled, and what draws the others'.
+        paired: The pool of those that are coupled, unless none is.
     """
 
     places: list[Place]
     drawn: list[Drawn]
-    coupled: list[int]
-    pending: Pending | None
+    noise: BlockNoise
+    paired: Paired | None = None
 
 
 class Pools:
     """Gives the micro-batches of a run one after the other, each with the noise it was paired with.
 
     Arguments:
-        pairing: The noise of the run.
-        parts: The assignment of its coupling.
+        pairing: The noise of the run, and its coupling, which must be one that pools can pair by.
         draw: Draws the data of this rank for a step and a micro-batch.
         ranks: Who shares the pools.
-        size: The micro-batches of a window.
-        accumulation: The micro-batches of a step.
-        steps: The steps of the run; nothing is paired ahead for later ones.
+        windows: How the micro-batches fall into windows.
         background: Whether to solve in a thread.
     """
 
     def __init__(
-        self,
-        pairing: Pairing,
-        parts: Parts,
-        draw: Callable[[int, int], Drawn],
-        ranks: Ranks,
-        size: int,
-        accumulation: int,
-        steps: int,
-        background: bool,
+        self, pairing: Pairing, draw: Callable[[int, int], Drawn], ranks: Ranks, windows: Windows, background: bool
     ) -> None:
-        self.pairing, self.parts, self.draw, self.ranks = pairing, parts, draw, ranks
-        self.size, self.accumulation, self.last = size, accumulation, steps * accumulation
+        parts = parts_of(pairing.coupling)
+        assert parts is not None
+        self.pairing, self.draw, self.windows = pairing, draw, windows
         self._executor = ThreadPoolExecutor(1, "immiscible-pairing") if background else None
+        self._pairer = PoolPairer(parts, ranks, self._executor)
         self._number = -1
         self._ready: list[tuple[Drawn, Tensor]] = []
         self._ahead: tuple[int, Window] | None = None
 
     def first_needed(self, step: int) -> int:
         """The first micro-batch, counted from the beginning of the run, that resuming at a step draws again."""
-        return step * self.accumulation // self.size * self.size
+        return self.windows.find(step, 0)[0] * self.windows.size
 
     def pairs(self, step: int, micro: int) -> tuple[Drawn, Tensor]:
         """The data of this rank for a micro-batch of a step, and its noise."""
-        number, place = divmod(step * self.accumulation + micro, self.size)
+        number, index = self.windows.find(step, micro)
         if number != self._number:
             self._ready, self._number = self._paired(number), number
-        drawn, noise = self._ready[place]
-        device = self.device
-        return drawn.to(device), noise.to(device)
+        drawn, noise = self._ready[index]
+        return drawn.to(self.device), noise.to(self.device)
 
     def close(self) -> None:
         """Waits for what is being solved, which nobody will ask for any more."""
@@ -101,91 +156,53 @@ class Pools:
         ahead, self._ahead = self._ahead, None
         window = ahead[1] if ahead and ahead[0] == number else self._begun(number)
         order = self._order(window)
-        if self._executor is not None and (number + 1) * self.size < self.last:
+        if self._executor is not None and self.windows.trained(number + 1):
             self._ahead = number + 1, self._begun(number + 1)
-        return self._handed_out(window, order)
+        store = torch.device("cpu") if self.windows.size > 1 else self.device
+        noises = self._noises(window, order)
+        return [(drawn, noise.to(store)) for drawn, noise in zip(window.drawn, noises, strict=True)]
 
     def _begun(self, number: int) -> Window:
         """Draws the data of a window and begins to pair it."""
-        flats = range(number * self.size, (number + 1) * self.size)
-        places = [divmod(flat, self.accumulation) for flat in flats]
+        places = self.windows.places(number)
         drawn = [self.draw(*place) for place in places]
         self.device = drawn[0].x.device
         coupled = [index for index, (step, _) in enumerate(places) if self.pairing.coupled(step)]
-        window = Window(places, drawn, coupled, None)
+        like = drawn[0].x.new_empty(()).expand(drawn[0].x.shape)
+        noise = BlockNoise(self.pairing, like, [places[index] for index in coupled], self._pairer.ranks.size)
+        window = Window(places, drawn, noise)
         if coupled:
-            draws = self.pairing.draws(self.device, *places[coupled[0]], 0)
-            # The coin is tossed as a coupling on its own would toss it, and alike on all ranks.
-            if self.parts.p == 1 or torch.rand((), generator=draws, device=self.device).item() < self.parts.p:
-                with self.pairing.watch:
-                    window.pending = self._begin(window, draws)
-        if self.size > 1:
+            with self.pairing.watch:
+                window.paired = self._begin([drawn[index] for index in coupled], noise)
+        if self.windows.size > 1:
             window.drawn = [one.to(torch.device("cpu")) for one in drawn]
         return window
 
-    def _begin(self, window: Window, draws: torch.Generator) -> Pending:
-        parts, ranks = self.parts, self.ranks
-        members = [window.drawn[index] for index in window.coupled]
-        with full_float32(self.device):
-            x = parts.space.ranked(torch.cat([one.x for one in members]))
-            groups = [one.groups for one in members if one.groups is not None]
-            labels = torch.cat(groups) if groups else None
-            counts = agree(x, labels, ranks, _not_finite(x))
-            share = Share(x, labels, lambda first, last: self._noise(window, first, last))
-            seed = int(torch.randint(SEEDS, (1,), generator=draws, device=self.device))
-            return begin(share, ranks, counts, parts.assignment.method, seed, self._executor)
-
-    def _blocks(self, window: Window) -> Iterator[tuple[int, int, Place]]:
-        """Where the noise of each coupled micro-batch of each rank begins in the pool, its rank, and its place."""
-        length = len(window.drawn[0].x)
-        for rank in range(self.ranks.size):
-            for index, member in enumerate(window.coupled):
-                yield (rank * len(window.coupled) + index) * length, rank, window.places[member]
-
-    def _noise(self, window: Window, first: int, last: int) -> Iterator[Tensor]:
-        """The noise of the pool from one place to another, as it is ranked."""
-        shape = window.drawn[0].x.shape
-        for begins, rank, place in self._blocks(window):
-            if first < begins + shape[0] and begins < last:
-                drawn = self.pairing.drawn(shape, self.device, *place, rank)
-                piece = self.parts.space.coarse(drawn)
-                yield piece[max(first - begins, 0) : last - begins]
+    def _begin(self, members: list[Drawn], noise: BlockNoise) -> Paired:
+        """Begins to pair the coupled micro-batches of a window."""
+        groups = [one.groups for one in members if one.groups is not None]
+        x, labels = torch.cat([one.x for one in members]), torch.cat(groups) if groups else None
+        coin, seed = self.pairing.coin_and_seed(self.device, *noise.places[0], self._pairer.parts.p)
+        return self._pairer.begin(x, labels, noise, coin, seed)
 
     def _order(self, window: Window) -> Tensor | None:
         """Waits for the assignment of a window: the place in the pool of the noise of each of this rank's data."""
-        if window.pending is None:
+        if window.paired is None or window.paired.pending is None:
             return None
         with self.pairing.watch:
-            return window.pending.own()
+            return window.paired.order()
 
-    def _handed_out(self, window: Window, order: Tensor | None) -> list[tuple[Drawn, Tensor]]:
-        """The micro-batches of a window, each with its noise."""
-        shape = window.drawn[0].x.shape
-        own = [self.pairing.drawn(shape, self.device, *place, self.ranks.rank) for place in window.places]
-        if order is not None:
-            with full_float32(self.device):
-                for index, noise in zip(window.coupled, self._selected(window, order), strict=True):
-                    own[index] = self.parts.space.replaced(own[index], noise.to(self.device))
-        store = torch.device("cpu") if self.size > 1 else self.device
-        return [(drawn, noise.to(store)) for drawn, noise in zip(window.drawn, own, strict=True)]
+    def _noises(self, window: Window, order: Tensor | None) -> Iterator[Tensor]:
+        """The noise of each micro-batch of a window."""
+        chosen: Iterator[Tensor] = iter(())
+        if window.paired is not None and order is not None:
+            chosen = iter(window.paired.chosen(order).split(len(window.noise.like)))
+        for place in window.places:
 
-    def _selected(self, window: Window, order: Tensor) -> tuple[Tensor, ...]:
-        """The noise of the pool in some order, a micro-batch each. The pool is drawn once more, piece by piece."""
-        chosen: Tensor | None = None
-        length, begins = len(window.drawn[0].x), 0
-        for piece in self._noise(window, 0, length * len(window.coupled) * self.ranks.size):
-            if chosen is None:
-                chosen = piece.new_empty(len(order), *piece.shape[1:])
-            here = ((order >= begins) & (order < begins + length)).nonzero()[:, 0]
-            chosen[here.to(self.device)] = piece[(order[here] - begins).to(self.device)]
-            begins += length
-        assert chosen is not None
-        return chosen.split(length)
+            def own(place: Place = place) -> Tensor:
+                return window.noise.block(place, self._pairer.ranks.rank)
 
-
-def _not_finite(x: Tensor) -> InputError | None:
-    try:
-        finite_norms(x, x)
-    except InputError as error:
-        return error
-    return None
+            if window.paired is None or order is None or place not in window.noise.places:
+                yield own()
+            else:
+                yield window.paired.merged(next(chosen), own)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from immiscible.couplings.log import leave_unnoted, note_once
-from immiscible.couplings.protocol import check_inputs, finite_norms, full_float32
+from immiscible.couplings.protocol import check_inputs, finite_norms, full_float32, unwrap
 from immiscible.errors import InputError
 
 T = TypeVar("T")
@@ -116,9 +116,8 @@ class Ranks:
 
 def ranks_of(coupling: Any) -> Ranks:
     """Who shares the pools of a coupling, which may be wrapped in others."""
-    while not hasattr(coupling, "ranks") and hasattr(coupling, "coupling"):
-        coupling = coupling.coupling
-    return coupling.ranks() if hasattr(coupling, "ranks") else Ranks()
+    _, paired = unwrap(coupling)
+    return paired.ranks() if hasattr(paired, "ranks") else Ranks()
 
 
 def check_share(

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.distributed.ranks import Ranks, fail_with_others, tell_same
-from immiscible.couplings.protocol import full_float32, rows
+from immiscible.couplings.protocol import Permuting, full_float32, rows
 from immiscible.couplings.solvers.dense import SOLVERS
 from immiscible.couplings.solvers.leading import Leading
 from immiscible.couplings.solvers.select import Method, chosen
 from immiscible.couplings.solvers.slabs import BLOCK, slabs
 from immiscible.couplings.solvers.threads import each
 from immiscible.errors import InputError
+from immiscible.seeds import seeded
 
 Problem = Callable[[], Tensor]
 
@@ -203,6 +204,38 @@ def begin(
             groups = _groups(total, labels, method.block, seed)
             problem = _costs(share, ranks, counts, groups, method, seed)
     return Pending(ranks, counts, alone, problem, executor)
+
+
+def begin_whole(
+    share: Share, ranks: Ranks, counts: list[int], permuting: Permuting, seed: int, executor: Executor | None = None
+) -> Pending:
+    """Hands a pool as a whole to a coupling that permutes; the first rank calls it. All ranks must call this.
+
+    Arguments:
+        share: What this rank brings.
+        ranks: Who shares the pool.
+        counts: How many data each rank brings, see :func:`agree`.
+        permuting: The coupling.
+        seed: The seed of its generator.
+        executor: Calls it there, if given, and else when the assignment is asked for.
+    """
+    data = ranks.to_first(share.x, counts)
+    labels = [] if share.labels is None else ranks.to_first(share.labels.long(), counts)
+    if not data:
+        return Pending(ranks, counts, 0, None, executor)
+    x, total = torch.cat(data).to(share.x.device), sum(counts)
+    noise = torch.cat([piece.to(x.dtype) for piece in share.noise(0, total)])
+
+    @torch.no_grad()
+    def solve() -> Tensor:
+        draws = seeded(seed) if x.device.type == "cpu" else torch.Generator(x.device).manual_seed(seed)
+        classes = torch.cat(labels).to(x.device) if labels else None
+        order = permuting.order(x, noise, labels=classes, generator=draws).cpu()
+        if not order.sort().values.equal(torch.arange(total, device="cpu")):
+            raise InputError(f"`order` of {permuting} must give each of {total} places once, got something else.")
+        return order
+
+    return Pending(ranks, counts, 0, solve, executor)
 
 
 def _groups(total: int, labels: Tensor | None, block: int | None, seed: int = 0) -> list[Tensor]:
