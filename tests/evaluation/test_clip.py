@@ -13,7 +13,7 @@ from immiscible.errors import InputError
 from immiscible.evaluation.clip import load_clip
 from immiscible.io.png import to_uint8
 from immiscible.tasks.stable_diffusion.quiet import quiet
-from immiscible.tasks.stable_diffusion.tiny import make_tokenizer
+from immiscible.tasks.stable_diffusion.tiny_parts import make_tokenizer
 
 PROMPTS = ["a red square", "a blue circle", "nothing"]
 

@@ -17,7 +17,7 @@ from immiscible.runs.open import Run, load_run
 from immiscible.samplers import Sampler, parse_samplers
 from immiscible.seeds import SEED_BITS, seed_of
 from immiscible.tasks.stable_diffusion import pipelines
-from immiscible.tasks.stable_diffusion.components import fingerprint
+from immiscible.tasks.stable_diffusion.folder import fingerprint
 from immiscible.training.checkpoint import weights_digest
 from immiscible.training.launcher import check_device
 

@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from immiscible.cli import main
 from immiscible.errors import InputError
-from immiscible.tasks.stable_diffusion.components import fingerprint, load_components, locate, native_size
+from immiscible.tasks.stable_diffusion.components import load_components
+from immiscible.tasks.stable_diffusion.folder import fingerprint, locate, native_size
 
 
 def change(path: Path, part: str, **values: Any) -> None:

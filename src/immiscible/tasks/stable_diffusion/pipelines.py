@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from immiscible.io.files import write_folder
-from immiscible.samplers import PipelineSampler, Samples
-from immiscible.samplers.base import Start, check_finite
+from immiscible.samplers import PipelineSampler, Samples, Start
+from immiscible.samplers.base import check_finite
 from immiscible.tasks.stable_diffusion.components import load_components
 from immiscible.tasks.stable_diffusion.quiet import quiet
 from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize

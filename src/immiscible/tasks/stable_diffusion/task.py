@@ -10,13 +10,9 @@ pairing and leave the paired noise in the target:
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -24,62 +20,25 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
-from immiscible.data.shards import Head
-from immiscible.errors import InputError
 from immiscible.processes import diffusion, weighted_mse
-from immiscible.samplers import PipelineSampler, Sampler, Samples
-from immiscible.samplers.base import Start
-from immiscible.seeds import generator
-from immiscible.tasks.base import (
-    WITHIN_CLASSES,
-    Facts,
-    ImageTask,
-    Shape,
-    draw_start,
-    images_at_once,
-    in_parts,
-    load_pixels,
-    preview,
-)
-from immiscible.tasks.ddim import shift_schedule
-from immiscible.tasks.stable_diffusion.cache import cached_moments
-from immiscible.tasks.stable_diffusion.components import (
-    Components,
-    fingerprint,
-    load_components,
-    locate,
-    native_size,
-    shrinkage,
-    trained_unet,
-)
-from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, LatentSource, Moments
+from immiscible.samplers import PipelineSampler, Sampler, Samples, Start
+from immiscible.tasks.base import Facts, draw_start, images_at_once, in_parts, preview
+from immiscible.tasks.stable_diffusion.components import Components, load_for
+from immiscible.tasks.stable_diffusion.facts import StableDiffusionFacts
 from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, named_scheduler
-from immiscible.tasks.stable_diffusion.texts import (
-    caption_of_class,
-    captions_of,
-    check_template,
-    encode_tokens,
-    tell_cut,
-    tokenize,
-)
+from immiscible.tasks.stable_diffusion.schedule import PREDICTIONS, training_schedule
+from immiscible.tasks.stable_diffusion.source import latent_source
+from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
 from immiscible.training.loop import Batch
 from immiscible.training.sources import PointSource
-from immiscible.training.streams import sourced
 
 PREVIEW_SAMPLER = PipelineSampler("dpm++", 20)
-PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 # Images sampled at once, where they are small.
 MOST_AT_ONCE = 256
-# At most that many captions of the data are kept as prompts of samples.
-PROMPTS = 10_000
-ACROSS_CAPTIONS = (
-    "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
-    "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
-)
 
 
 @dataclass(frozen=True)
-class StableDiffusionTask(ImageTask):
+class StableDiffusionTask(StableDiffusionFacts):
     """Stable Diffusion as the training loop sees it.
 
     Attributes:
@@ -96,70 +55,6 @@ class StableDiffusionTask(ImageTask):
     schedule: DDPMScheduler
     facts: Facts
 
-    needs: ClassVar[tuple[str, ...]] = ("model_fingerprint",)
-
-    @classmethod
-    def load_data(cls, config: StableDiffusionConfig) -> Images:
-        """Loads the data in colour, and in the model's size by default."""
-        return load_pixels(config, config.image_size or native_size(locate(config.model))).in_colour()
-
-    @classmethod
-    def check_data(cls, config: StableDiffusionConfig, data: Images) -> None:
-        """Checks that a template of captions is not given to data that has captions of its own."""
-        check_template(data, config.caption_template)
-
-    @classmethod
-    def facts_of(cls, config: StableDiffusionConfig, data: Images) -> Facts:
-        """The shape of the images, and captions of some of them as prompts."""
-        captions = captions_of(data, config.caption_template)
-        # In random order, so that the first ones are as good a choice as any.
-        order = torch.randperm(len(captions), generator=generator("cpu", 0, "prompts"))
-        return Facts(data.shape, prompts=tuple(captions[index] for index in order[:PROMPTS].tolist()))
-
-    @classmethod
-    def known_facts(
-        cls, config: StableDiffusionConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()
-    ) -> Facts:
-        """The same of data that is not at hand."""
-        return Facts(shape, prompts=prompts)
-
-    @classmethod
-    def identity(cls, config: StableDiffusionConfig) -> dict[str, Any]:
-        """The fingerprint of the pipeline: its VAE and text encoder belong to what is trained."""
-        return {"model_fingerprint": fingerprint(locate(config.model))}
-
-    @classmethod
-    def check_identity(cls, config: StableDiffusionConfig, run: Path, saved: Mapping[str, Any]) -> None:
-        """Checks that the pipeline is still there that a run was trained on: its other parts draw the run's images."""
-        if cls.identity(config)["model_fingerprint"] != saved["model_fingerprint"]:
-            raise InputError(
-                f"{config.model} must be the pipeline that {run} was trained on, got one with other weights or "
-                "configurations: give it back. Its VAE and text encoder belong to what was trained."
-            )
-
-    @classmethod
-    def places(cls, config: StableDiffusionConfig) -> dict[str, str]:
-        """Where the pipeline is, if that is a folder."""
-        model = os.path.expanduser(config.model)
-        return {"model": os.path.abspath(model)} if os.path.isdir(model) else {}
-
-    @classmethod
-    def network_name(cls, config: StableDiffusionConfig) -> str:
-        """The pipeline and what is trained of it."""
-        return f"{config.model}, {config.mode},"
-
-    @classmethod
-    def caption(cls, config: StableDiffusionConfig, data: Images) -> str | None:
-        """The first caption, or the name of the first class in the template."""
-        if data.captions or data.labels is None:
-            return super().caption(config, data)
-        return caption_of_class(data.class_names[int(data.labels[0])], config.caption_template)
-
-    @classmethod
-    def notes(cls, config: StableDiffusionConfig, classes: int, grouped: bool, together: int) -> list[str]:
-        """What captions do to an assignment."""
-        return [WITHIN_CLASSES if grouped else ACROSS_CAPTIONS]
-
     @property
     def guidance(self) -> float:
         """The weight that the configuration names."""
@@ -173,10 +68,10 @@ class StableDiffusionTask(ImageTask):
     @staticmethod
     def build(config: StableDiffusionConfig, facts: Facts) -> StableDiffusionTask:
         """Loads the pipeline and makes the U-Net ready."""
-        parts = load_components(locate(config.model))
-        _check_size(facts, parts)
-        unet = trained_unet(config, parts.unet, config.seed)
-        return StableDiffusionTask(config, unet, dataclasses.replace(parts, unet=unet), _schedule(config, parts), facts)
+        parts, unet = load_for(config, facts.shape)
+        return StableDiffusionTask(
+            config, unet, replace(parts, unet=unet), training_schedule(config, parts.scheduler), facts
+        )
 
     @property
     def classes(self) -> int:
@@ -194,37 +89,8 @@ class StableDiffusionTask(ImageTask):
         return float(self.parts.vae.config.scaling_factor)
 
     def source(self, data: Images, device: torch.device) -> PointSource:
-        """Latents and token ids, from the images or from the cache, see :class:`LatentSource`."""
-        if isinstance(data, Head) and self.config.cache_latents:
-            raise InputError(
-                f"--cache-latents must be left out for a stream, which has no end, got {self.config.data}."
-            )
-        tell_cut(self.parts.tokenizer, data, captions_of(data, self.config.caption_template))
-        self.parts.vae.to(device)
-        self.parts.text_encoder.to(device, _half(self.config, device))
-        return sourced(data, self.config, lambda images: self._latents(images, device))
-
-    def _latents(self, data: Images, device: torch.device) -> LatentSource:
-        encoder, captions = Encoder(self.parts.vae, device), captions_of(data, self.config.caption_template)
-        groups = data.labels if self.grouped else None
-        if self.grouped and groups is None:
-            raise InputError(f"--within-classes needs labelled data, got {data.name} without labels.")
-        moments: Moments = EncodedMoments(data, self.config, encoder)
-        if self.config.cache_latents:
-            moments = cached = self._cached(data, captions, encoder)
-            ids = cached.ids()
-        else:
-            ids = tokenize(self.parts.tokenizer, captions)
-        return LatentSource(moments, ids, groups, self.factor, self.config, device)
-
-    def _cached(self, data: Images, captions: tuple[str, ...], encoder: Encoder) -> Any:
-        model = fingerprint(locate(self.config.model), ("vae", "tokenizer"))
-        key = f"{data.fingerprint()} {model} {self.config.caption_template}"
-
-        def tokens(rows: Tensor) -> Tensor:
-            return tokenize(self.parts.tokenizer, [captions[row] for row in rows.tolist()])
-
-        return cached_moments(data, tokens, encoder, self.config, key)
+        """Latents and token ids, see :func:`~immiscible.tasks.stable_diffusion.source.latent_source`."""
+        return latent_source(self.config, self.parts, data, device)
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The diffusion loss at uniform timesteps, see this module's description."""
@@ -241,7 +107,7 @@ class StableDiffusionTask(ImageTask):
             extra = torch.randn(x.shape, generator=draws, device=x.device)
             x_t = x_t + config.input_perturbation * (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * extra
         states = encode_tokens(self.parts.text_encoder, ids)
-        return weighted_mse(network(x_t, t, states).sample, dataclasses.replace(example, x_t=x_t))
+        return weighted_mse(network(x_t, t, states).sample, replace(example, x_t=x_t))
 
     def _prediction(self) -> Any:
         names = {value: key for key, value in PREDICTIONS.items()}
@@ -267,12 +133,11 @@ class StableDiffusionTask(ImageTask):
         """Noise to sample from for each prompt."""
         device = next(self.network.parameters()).device
         start = draw_start(self.latent_shape(), len(prompts), 0, seed, device, scale, first)
-        return dataclasses.replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
+        return replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
 
     def latent_shape(self) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of an image."""
-        small = shrinkage(self.parts.vae.config)
-        return self.parts.vae.config.latent_channels, self.facts.shape[1] // small, self.facts.shape[2] // small
+        return self.parts.latent_shape(self.facts.shape)
 
     def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.base.PublishedTask`."""
@@ -304,29 +169,3 @@ class StableDiffusionTask(ImageTask):
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""
         return preview(self, network, self.config.seed, PREVIEW_SAMPLER, self.config.guidance)
-
-
-def _schedule(config: StableDiffusionConfig, parts: Components) -> DDPMScheduler:
-    """How noise grows over the timesteps, by the model's own scheduler and what the configuration changes."""
-    changes: dict[str, Any] = {} if config.prediction == "auto" else {"prediction_type": PREDICTIONS[config.prediction]}
-    schedule: Any = DDPMScheduler.from_config(parts.scheduler, clip_sample=False, **changes)
-    if schedule.config["prediction_type"] not in PREDICTIONS.values():
-        raise InputError(
-            f"--model must predict the noise or the velocity, got {schedule.config['prediction_type']}: give "
-            "--prediction."
-        )
-    return shift_schedule(schedule, config.schedule_shift)
-
-
-def _half(config: StableDiffusionConfig, device: torch.device) -> torch.dtype:
-    """The type of the frozen text encoder."""
-    halves = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return halves.get(config.mixed_precision, torch.float32) if device.type == "cuda" else torch.float32
-
-
-def _check_size(facts: Facts, parts: Components) -> None:
-    # Each level of the U-Net but the last halves the latents, and the pipelines ask for multiples of 8 besides.
-    unit = max(8, shrinkage(parts.vae.config) * 2 ** (len(parts.unet.config.block_out_channels) - 1))
-    _, height, width = facts.shape
-    if height % unit or width % unit:
-        raise InputError(f"--image-size must be a multiple of {unit} for this model, got images of {height} x {width}.")
