@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from immiscible.couplings.distributed.ranks import Ranks, check_share, tell, tell_single
+from immiscible.couplings.distributed.ranks import Ranks, check_share, note_pool, note_single
 from immiscible.couplings.distributed.solve import Share, agree, begin
 from immiscible.couplings.protocol import eager, full_float32
 from immiscible.couplings.solvers.select import Method
@@ -33,7 +33,7 @@ class LinearAssignment:
     Source: arXiv 2406.12303, with the squared distance in place of the distance.
 
     The noise may have any law, so a second data set in its place is paired as well. Of a single datum, or one in each
-    class, nothing can change places, which is told once in the log.
+    class, nothing can change places, which is logged once.
 
     Arguments:
         block: Where given, the pool (each class) is split at random into blocks of at most this many data, and the
@@ -114,9 +114,9 @@ class LinearAssignment:
             every = ranks.concatenate(noise.detach(), counts)
             share = Share(x, labels, lambda first, last: [every[first:last]])
             pending = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts)))
-            tell_single(ranks, pending.alone, sum(counts))
+            note_single(ranks, pending.alone, sum(counts))
             order = pending.own()
-            tell(ranks, sum(counts))
+            note_pool(ranks, sum(counts))
             return every, order.to(every.device)
 
     def _seed(self, generator: torch.Generator | None, ranks: Ranks, total: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible.couplings.distributed.ranks import tell, tell_single, together
+from immiscible.couplings.distributed.ranks import note_pool, note_single, together
 from immiscible.couplings.loader_flags import Given
 from immiscible.couplings.pooling import Paired, PoolPairer, View
 from immiscible.couplings.protocol import check_inputs
@@ -186,15 +186,15 @@ class Filling:
             noise = DatumNoise(place + total, x.new_empty(0, *shape))
             shaped[shape] = Shaped(noise, self.pairer.begin(x, labels, noise, coin, seed), sizes)
             total += shaped[shape].paired.total
-        self._tell([one.paired for one in shaped.values()], total)
+        self._note([one.paired for one in shaped.values()], total)
         return Filled(batches, shapes, shaped)
 
-    def _tell(self, paired: list[Paired], total: int) -> None:
+    def _note(self, paired: list[Paired], total: int) -> None:
         """Logs once what the pools are like."""
         pending = [one.pending for one in paired if one.pending is not None]
         if pending:
-            tell_single(self.ranks, sum(one.alone for one in pending), total)
-        tell(self.ranks, total)
+            note_single(self.ranks, sum(one.alone for one in pending), total)
+        note_pool(self.ranks, total)
 
     def _taken(self) -> tuple[list[Given], list[Read]]:
         """What this rank brings to the next pool: what the loader gave, and the data of each of these."""

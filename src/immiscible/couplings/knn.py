@@ -68,7 +68,7 @@ class KNN:
     Source: KNN coupling of arXiv 2505.18521; the exact law without candidates is this package's.
 
     The noise must be standard normal, since parts of it are drawn again. Of other noise, such as a second data set,
-    it makes a mixture; what its mean square gives away is told once in the log.
+    it makes a mixture; what its mean square gives away is logged once.
 
     Arguments:
         k: The number of candidates, from 1, where it changes nothing, to 1e15. Whole for ``l2``, any real for ``dot``.

@@ -41,7 +41,7 @@ class Pool:
 
     Arguments:
         coupling: An assignment, also within :class:`~immiscible.Mixed` or :class:`~immiscible.InSpace`.
-        size: A pool takes whole batches until it has so many data, on all ranks together. The last one of a pass over
+        size: A pool takes whole batches until it has this many data, on all ranks together. The last one of a pass over
             the loader may have fewer.
         seed: The seed of all noise; the first rank's counts.
         data: Takes the data out of a batch, ``float`` with shape (B, ...); without it a batch is a tensor, or a tuple

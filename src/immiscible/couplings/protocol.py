@@ -31,7 +31,7 @@ BACKENDS: tuple[Any, ...] = (torch.backends.cuda.matmul, cast(Any, torch.backend
 FULL = frozenset({"none", "ieee", "highest"})
 # Minus the logarithm of a chance that no run is long enough to meet.
 UNLIKELY = 40
-# What is told once: that the noise is not normal.
+# What is logged once: that the noise is not normal.
 ABNORMAL = "abnormal"
 
 
@@ -49,7 +49,7 @@ class Coupling(Protocol):
 
         Arguments:
             x: The data, with shape :math:`(B, *)` and a real floating dtype. Read only to rank. It comes first:
-                swapped with the noise it would be moved, and nothing could tell.
+                swapped with the noise it would be moved, and nothing would show it.
             noise: Standard normal noise, with the shape of ``x``, on its device.
             labels: The class of each datum, integers with shape :math:`(B,)`. Only the assignment reads them.
             generator: The source of all randomness, on the device of ``x``. The global one by default.
@@ -172,7 +172,7 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 def check_inputs(
     x: Tensor, noise: Tensor, labels: Tensor | None, generator: torch.Generator | None, least: int = 1
 ) -> None:
-    """Checks everything about the inputs that can be told without reading their values; there are at least so many."""
+    """Checks all of the inputs that is known without reading their values; there are at least ``least`` data."""
     for name, tensor in (("x", x), ("noise", noise)):
         check_plain(tensor, name)
     if x.shape != noise.shape:
@@ -306,7 +306,7 @@ def note_unless_normal(norms: Tensor, dims: int, what: str) -> None:
 
 
 def normal_bounds(count: int) -> tuple[float, float]:
-    r"""Between what the sum of so many squared normals lies, but for a chance of 1e-17.
+    r"""Between what the sum of this many squared normals lies, but for a chance of 1e-17.
 
     It is :math:`\chi^2_N`, and outside of :math:`[N - 2\sqrt{Nt},\; N + 2\sqrt{Nt} + 2t]` with probability
     :math:`2 e^{-t}` at most (Laurent and Massart, 2000).

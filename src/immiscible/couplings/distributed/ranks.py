@@ -1,4 +1,4 @@
-"""The processes that share a pool, and the few things they tell each other.
+"""The processes that share a pool, and what they send each other.
 
 Everything runs over a process group of ``torch.distributed`` that is initialised already, by a launcher such as
 ``torchrun`` with accelerate, Lightning or ``init_process_group``. Without one there is a single rank, and nothing here
@@ -23,8 +23,8 @@ from immiscible.errors import InputError
 
 T = TypeVar("T")
 
-# What is told once: that ranks share a pool, that they do not, that there is nothing to pair, and that they brought the
-# same data.
+# What is logged once: that ranks share a pool, that they do not, that there is nothing to pair, and that they brought
+# the same data.
 GLOBAL, ALONE, SINGLE, SAME = "global", "alone", "single", "same"
 
 
@@ -116,7 +116,7 @@ class Ranks:
 
 def ranks_of(coupling: Any) -> Ranks:
     """Who shares the pools of a coupling, which may be wrapped in others."""
-    _, paired = unwrap(coupling)
+    paired: Any = unwrap(coupling)[1]
     return paired.ranks() if hasattr(paired, "ranks") else Ranks()
 
 
@@ -175,15 +175,15 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
-def tell(ranks: Ranks, count: int) -> None:
+def note_pool(ranks: Ranks, count: int) -> None:
     """Logs once how large a pool over several ranks is, or warns once that it is not over several."""
     if ranks.size == 1:
-        _tell_alone(count)
+        _note_alone(count)
     elif ranks.rank == 0:
         note_once(GLOBAL, logging.INFO, f"one assignment over {count} data of {ranks.size} ranks together.")
 
 
-def _tell_alone(count: int) -> None:
+def _note_alone(count: int) -> None:
     """Warns once in the log if several ranks pair their own batches each."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and dist.get_rank() == 0:
         size = dist.get_world_size()
@@ -194,7 +194,7 @@ def _tell_alone(count: int) -> None:
         note_once(ALONE, logging.WARNING, message)
 
 
-def tell_single(ranks: Ranks, alone: int, count: int) -> None:
+def note_single(ranks: Ranks, alone: int, count: int) -> None:
     """Warns once in the log if most of the data of the first pool have no other to change noises with.
 
     Arguments:
@@ -213,7 +213,7 @@ def tell_single(ranks: Ranks, alone: int, count: int) -> None:
         note_once(SINGLE, logging.WARNING, message)
 
 
-def tell_same(ranks: Ranks, pair: tuple[int, int]) -> None:
+def note_same(ranks: Ranks, pair: tuple[int, int]) -> None:
     """Warns once that two ranks brought the same data."""
     if ranks.rank == 0:
         message = (

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible.couplings.distributed.ranks import Ranks, fail_with_others, tell_same
+from immiscible.couplings.distributed.ranks import Ranks, fail_with_others, note_same
 from immiscible.couplings.protocol import Permuting, full_float32, rows
 from immiscible.couplings.solvers.dense import SOLVERS
 from immiscible.couplings.solvers.leading import Leading
@@ -163,7 +163,7 @@ def _compare(ranks: Ranks, noises: list[int], data: list[int]) -> None:
             "rank on its own, with accelerate by `set_seed(seed, device_specific=True)`."
         )
     if pair := _alike(data):
-        tell_same(ranks, pair)
+        note_same(ranks, pair)
 
 
 def _alike(marks: list[int]) -> tuple[int, int] | None:
