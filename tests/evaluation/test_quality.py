@@ -17,7 +17,7 @@ from immiscible.cli import main
 from immiscible.data import load
 from immiscible.errors import InputError
 from immiscible.evaluation import Reference, features_for
-from immiscible.evaluation.quality import evaluate_run, read_rows, sample_count
+from immiscible.evaluation.quality import Trial, evaluate_run, read_rows, sample_count
 from immiscible.evaluation.scores import doubts
 from immiscible.runs.model_card import score_table
 from immiscible.runs.open import Run, load_run
@@ -47,7 +47,7 @@ def scored(path: Path, reference: Reference, samples: int = 50) -> dict[str, Any
     (path / "evaluation.json").unlink(missing_ok=True)
     run = load_run(path)
     sampler, nfe = TASKS[run.config.task]
-    (row,) = evaluate_run(run, reference, parse_samplers(run.config.task, nfe, sampler, 0.0), samples=samples)
+    (row,) = evaluate_run(run, reference, parse_samplers(run.config.task, nfe, sampler, 0.0), Trial(samples))
     return row
 
 
@@ -156,7 +156,7 @@ def test_rows_of_older_versions_are_doubted_too(trained: dict[str, Path], digits
     (path / "evaluation.json").write_text(
         json.dumps({"scores": [{key: value for key, value in row.items() if key != "warning"}]})
     )
-    (again,) = evaluate_run(load_run(path), digits, parse_samplers("flow", "3", "euler", 0.0), samples=5)
+    (again,) = evaluate_run(load_run(path), digits, parse_samplers("flow", "3", "euler", 0.0), Trial(5))
     assert again == row
 
 

@@ -19,7 +19,7 @@ from immiscible.data.shards import Head
 from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import FILE, evaluate_painting, evaluate_run, sample_count
+from immiscible.evaluation.quality import FILE, Trial, evaluate_painting, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
@@ -47,10 +47,9 @@ def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:
     guidance = guidance_of(arguments, run)
     if arguments.task == "generate":
         clip = load_clip(arguments.clip, run.device) if arguments.clip else None
-        scale = arguments.noise_scale
-        rows = evaluate_run(run, reference, samplers, samples=samples, guidance=guidance, noise_scale=scale, clip=clip)
+        rows = evaluate_run(run, reference, samplers, Trial(samples, guidance, arguments.noise_scale), clip)
     else:
-        rows = evaluate_painting(run, data, reference, samplers, arguments.task, samples=samples, guidance=guidance)
+        rows = evaluate_painting(run, data, reference, samplers, arguments.task, Trial(samples, guidance))
     if isinstance(data, Head):
         rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
     report(arguments.json, rows, _score_table(run, rows), indent=2)

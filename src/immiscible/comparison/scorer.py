@@ -15,7 +15,7 @@ from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig
 from immiscible.data import Images
 from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import FILE, SAMPLING_SEED, evaluate_run, sample_count
+from immiscible.evaluation.quality import FILE, SAMPLING_SEED, Trial, evaluate_run, sample_count
 from immiscible.evaluation.scores import Reference
 from immiscible.io.locks import locked
 from immiscible.io.png import write_grid
@@ -80,10 +80,8 @@ class Scorer:
         with locked(path / FILE, directory=False, together=True):
             for step in sorted(step_of(found) for found in checkpoints(path / "checkpoints")):
                 run = load_run(path, step=step, device=self.device)
-                scale = variant.noise_scale
-                rows += evaluate_run(
-                    run, self.reference, self.samplers, samples=self.samples, guidance=run.guidance, noise_scale=scale
-                )
+                trial = Trial(self.samples, run.guidance, variant.noise_scale)
+                rows += evaluate_run(run, self.reference, self.samplers, trial)
         return rows
 
     def draw(self, path: Path, variant: Variant, out: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
+from immiscible.config.metric import IMAGE_METRICS
 from immiscible.config.values import Range, There, kinds
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
@@ -33,7 +34,7 @@ LARGEST_SAMPLE = 10_000
 # What rows of older versions lack.
 AT_DEFAULT = {"noise_scale": 1.0, "clip": "", "task": "generate"}
 # What a row says of its question: the first five are there always.
-ANSWER = {name: number(name) for name in ("calls", "fid", "kid", "precision", "recall", "clip_score")}
+ANSWER = {name: number(name) for name in ("calls", *(metric.name for metric in IMAGE_METRICS), "clip_score")}
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,28 @@ class Question:
     task: str = "generate"
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What is drawn for a score.
+
+    Attributes:
+        samples: How many images; all samplers start from the same noise.
+        guidance: The weight of classifier-free guidance; 1 is none.
+        noise_scale: The standard deviation of the starting noise; other than 1 it is a control.
+        seed: The seed of the starting noise.
+    """
+
+    samples: int
+    guidance: float = 1.0
+    noise_scale: float = 1.0
+    seed: int = SAMPLING_SEED
+
+
 def evaluate_run(
     run: Run,
     reference: Reference,
     samplers: Sequence[Sampler],
-    *,
-    samples: int,
-    guidance: float = 1.0,
-    noise_scale: float = 1.0,
-    seed: int = SAMPLING_SEED,
+    trial: Trial,
     clip: ClipScore | None = None,
 ) -> list[dict[str, Any]]:
     """Scores a run at its step with each sampler.
@@ -69,10 +83,7 @@ def evaluate_run(
         run: The run.
         reference: The data, as features.
         samplers: How to sample, each with its number of network calls.
-        samples: How many images to draw for each score; all samplers start from the same noise.
-        guidance: The weight of classifier-free guidance; 1 is none.
-        noise_scale: The standard deviation of the starting noise; other than 1 it is a control.
-        seed: The seed of the starting noise.
+        trial: What is drawn for each score.
         clip: Scores how well samples fit their prompts, where there are prompts.
 
     Returns:
@@ -82,8 +93,9 @@ def evaluate_run(
     Raises:
         InputError: If fewer than four images are to be drawn, or they are not finite.
     """
-    check_count(samples)
+    check_count(trial.samples)
     name, features = clip.name if clip else "", reference.features.name
+    guidance, samples, seed, noise_scale = trial.guidance, trial.samples, trial.seed, trial.noise_scale
     answers = []
     for sampler in samplers:
         question = Question(run.step, str(sampler), sampler.name, guidance, samples, seed, features, noise_scale, name)
@@ -131,10 +143,7 @@ def evaluate_painting(
     reference: Reference,
     samplers: Sequence[Sampler],
     task: str,
-    *,
-    samples: int,
-    guidance: float,
-    seed: int = SAMPLING_SEED,
+    trial: Trial,
 ) -> list[dict[str, Any]]:
     """Scores images of the data whose centre (``inpaint``) or all but it (``outpaint``) a run draws anew.
 
@@ -147,7 +156,8 @@ def evaluate_painting(
     from immiscible.tasks.stable_diffusion.texts import captions_of
 
     config: Any = run.config
-    chosen = evenly_spaced(len(data), samples)
+    guidance, seed = trial.guidance, trial.seed
+    chosen = evenly_spaced(len(data), trial.samples)
     check_count(len(chosen))
     captions = captions_of(data, config.caption_template)
     mask = read_mask("center" if task == "inpaint" else "outer", data.shape[1:])

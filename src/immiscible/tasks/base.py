@@ -305,7 +305,7 @@ class PixelTask(ImageTask):
     def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""
         device = next(self.network.parameters()).device
-        return draw_start(self.shape, count, self.classes, seed, device, scale, first)
+        return draw_start(self.shape, range(first, first + count), self.classes, seed, device, scale)
 
 
 def unet_for_export(task: PixelTask) -> Any:
@@ -337,22 +337,21 @@ def initial_network(config: ImageConfig, facts: Facts) -> nn.Module:
 
 
 def draw_start(
-    shape: Shape, count: int, classes: int, seed: int, device: torch.device | str, scale: float = 1.0, first: int = 0
+    shape: Shape, numbers: range | int, classes: int, seed: int, device: torch.device | str, scale: float = 1.0
 ) -> Start:
     """Where to start samples of a shape (C, H, W), with the classes in turn where there are classes.
 
     Arguments:
         shape: The shape of a sample.
-        count: How many.
+        numbers: The numbers of the samples, or how many there are from number 0 on.
         classes: The number of classes, 0 for none.
         seed: Sample i depends on the seed and on i only, however many are drawn.
         device: Where to sample.
         scale: The standard deviation of the noise. Other than 1 it is a control for couplings that shrink the noise.
-        first: The number of the first sample.
     """
-    numbers = range(first, first + count)
+    numbers = range(numbers) if isinstance(numbers, int) else numbers
     noise = torch.stack([torch.randn(shape, generator=generator("cpu", seed, "sample", i)) for i in numbers])
-    labels = torch.arange(first, first + count, device=device) % classes if classes else None
+    labels = torch.arange(numbers.start, numbers.stop, device=device) % classes if classes else None
     return Start(noise.mul_(scale).to(device), labels, [derive(seed, "sample-step", i) for i in numbers])
 
 

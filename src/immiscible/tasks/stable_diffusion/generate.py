@@ -37,7 +37,7 @@ def start_of(pipeline: Any, request: Request, indices: range) -> Start:
     size, prompts = request.size, [request.prompt(index) for index in indices]
     factor = pipeline.vae_scale_factor
     shape = (pipeline.unet.config.in_channels, size[0] // factor, size[1] // factor)
-    start = draw_start(shape, len(indices), 0, request.seed, pipeline.device, request.noise_scale, indices.start)
+    start = draw_start(shape, indices, 0, request.seed, pipeline.device, request.noise_scale)
     return dataclasses.replace(start, labels=tokenize(pipeline.tokenizer, prompts).to(pipeline.device))
 
 

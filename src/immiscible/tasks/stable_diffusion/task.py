@@ -132,7 +132,7 @@ class StableDiffusionTask(StableDiffusionFacts):
     def start_for(self, prompts: list[str], seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from for each prompt."""
         device = next(self.network.parameters()).device
-        start = draw_start(self.latent_shape(), len(prompts), 0, seed, device, scale, first)
+        start = draw_start(self.latent_shape(), range(first, first + len(prompts)), 0, seed, device, scale)
         return replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
 
     def latent_shape(self) -> tuple[int, int, int]:
