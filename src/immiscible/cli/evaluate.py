@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
-from rich.box import ASCII
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.effects import check_evaluate
 from immiscible.cli.open_run import guidance_of, open_run, samplers_for
-from immiscible.cli.results import draws_lines, report
+from immiscible.cli.results import report
+from immiscible.cli.score_table import score_table
 from immiscible.config.systems import system
 from immiscible.data.shards import Head
-from immiscible.errors import shown
 from immiscible.evaluation.clip import load_clip
 from immiscible.evaluation.features import features_for
 from immiscible.evaluation.quality import FILE, Trial, evaluate_painting, evaluate_run, sample_count
@@ -52,25 +44,4 @@ def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:
         rows = evaluate_painting(run, data, reference, samplers, arguments.task, Trial(samples, guidance))
     if isinstance(data, Head):
         rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
-    report(arguments.json, rows, _score_table(run, rows), indent=2)
-
-
-def _score_table(run: Run, rows: list[dict[str, Any]]) -> str:
-    """The scores as a table, with the features that they were computed in."""
-    first = rows[0]
-    # No part of a name is markup.
-    title = Text(f"{shown(run.path)}, step {run.step}: {first['samples']} samples, {first['features']}")
-    if "reference" in first:
-        title.append(f", scored against {shown(first['reference'])}")
-    clip = ["CLIP"] if "clip_score" in first else []
-    table = Table("NFE", "calls", "FID", "KID", "precision", "recall", *clip, title=title, title_justify="left")
-    if not draws_lines():
-        table.box = ASCII
-    for row in rows:
-        scores = (f"{row['fid']:.3f}", f"{row['kid']:.5f}", f"{row['precision']:.3f}", f"{row['recall']:.3f}")
-        table.add_row(row["nfe"], str(row["calls"]), *scores, *(f"{row['clip_score']:.2f}" for _ in clip))
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    if "warning" in first:
-        console.print(f"warning: {first['warning']}", markup=False, highlight=False)
-    return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+    report(arguments.json, rows, score_table(run, rows), indent=2)

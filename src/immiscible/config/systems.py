@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from immiscible.config.metric import IMAGE_METRICS, Metric
 from immiscible.config.values import quoted
 from immiscible.errors import InputError
 
@@ -50,6 +51,7 @@ class System:
         export: What writes a run for other libraries, ``module:name``; nothing where none can read it.
         prompted: Whether samples are drawn for prompts.
         flags: More flags of ``train``, ``module:name`` of a dataclass.
+        metrics: What its samples are scored by, and whether lower or higher is better; the main one first.
         couplings: What a comparison compares unless told otherwise.
     """
 
@@ -70,6 +72,7 @@ class System:
     export: str = ""
     prompted: bool = False
     flags: str = ""
+    metrics: tuple[Metric, ...] = IMAGE_METRICS
     couplings: str = "independent,knn:4,assignment,assignment@0.5"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
-from immiscible.samplers import Sampler, Samples
-from immiscible.samplers.base import NotFinite, Start
+from immiscible.samplers import NotFinite, Sampler, Samples, Start
 from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
 from immiscible.tasks.base import PublishedTask, Shape
 from immiscible.tasks.registry import load_data, placed, task_of
@@ -91,7 +89,7 @@ class Run:
         Raises:
             InputError: If it is gone or is not the same any more.
         """
-        config = dataclasses.replace(self.config, data=moved) if moved else placed(self.config, self.places)
+        config = replace(self.config, data=moved) if moved else placed(self.config, self.places)
         try:
             data = load_data(config)
         except InputError as error:

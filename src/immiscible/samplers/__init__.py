@@ -3,7 +3,7 @@
 One call is one evaluation for the whole batch; guidance evaluates two classes in one call and counts once.
 """
 
-from immiscible.samplers.base import Sampler, Samples, Start
+from immiscible.samplers.base import NotFinite, Sampler, Samples, Start
 from immiscible.samplers.consistency import Multistep
 from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
@@ -13,6 +13,7 @@ from immiscible.samplers.pipeline import PipelineSampler
 __all__ = [
     "DiffusionSampler",
     "Multistep",
+    "NotFinite",
     "PipelineSampler",
     "Sampler",
     "Samples",
