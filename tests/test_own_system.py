@@ -22,7 +22,7 @@ from immiscible.config.values import Range
 from immiscible.errors import InputError
 from immiscible.samplers import Samples, Start
 from immiscible.tasks.base import Facts, PixelTask
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

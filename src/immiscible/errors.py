@@ -1,4 +1,4 @@
-"""The errors that are told to the user in one line, as opposed to faults of the program, which keep their traceback."""
+"""Errors that are reported to the user in one line, unlike faults of the program, which keep their traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ToldError(Exception):
 
 
 class InputError(ToldError, ValueError):
-    """Bad input, told in one line: what must hold, what was given, and the likely fix.
+    """Bad input, reported in one line: what must hold, what was given, and the likely fix.
 
     It is a :class:`ValueError`, so library callers need not know it.
     """
@@ -66,7 +66,7 @@ class WriteError(ToldError, OSError):
     Arguments:
         path: The file or directory.
         number: The system's number of the error, one of those in ``REMEDIES``.
-        remedy: What helps, where more is known than the number tells.
+        remedy: What helps, where more is known than the number says.
     """
 
     def __init__(self, path: object, number: int, remedy: str = "") -> None:

@@ -25,7 +25,7 @@ from immiscible.tasks.consistency import (
     level_weights,
     make_scheduler,
 )
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 SHAPE = (1, 5, 7)
 

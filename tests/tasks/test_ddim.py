@@ -18,7 +18,7 @@ from immiscible.processes import diffusion
 from immiscible.samplers import DiffusionSampler
 from immiscible.tasks.base import Facts, draw_start
 from immiscible.tasks.ddim import DiffusionTask, make_schedule
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 SHAPE = (1, 5, 7)
 

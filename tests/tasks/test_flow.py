@@ -13,7 +13,7 @@ from immiscible.processes import shifted_time
 from immiscible.samplers import Solver
 from immiscible.tasks.base import Facts
 from immiscible.tasks.flow import FlowTask
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 SHAPE = (1, 8, 8)
 

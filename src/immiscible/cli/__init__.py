@@ -60,7 +60,7 @@ COMMANDS = {
         "Draw images from a trained run.", "immiscible.cli.arguments:Sample", "immiscible.cli.sample:sample"
     ),
     ("inpaint",): Command(
-        "Draw masked parts of images anew with a trained Stable Diffusion.",
+        "Draw masked parts of images again with a trained Stable Diffusion.",
         "immiscible.cli.arguments:Inpaint",
         "immiscible.cli.inpaint:inpaint",
     ),

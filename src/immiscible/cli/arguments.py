@@ -190,7 +190,7 @@ class Inpaint(Printed):
     images: Source
     """The images: what --data of train takes."""
     mask: Source = "center"
-    """What is drawn anew: center (the central square of half the side), outer (all but that), or an image, white
+    """What is drawn again: center (the central square of half the side), outer (all but that), or an image, white
     there."""
     split: str = "train"
     """Which part of data that comes in parts."""
@@ -230,7 +230,7 @@ class Evaluate(FromRun):
     features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
     """Feature extractor of the scores."""
     task: Literal["generate", "inpaint", "outpaint"] = "generate"
-    """What to score: samples, or images of the data whose centre, or all but it, is drawn anew by Stable Diffusion."""
+    """What to score: samples, or images of the data whose centre, or all but it, is drawn again by Stable Diffusion."""
     clip: Source = ""
     """Folder or hub name of a CLIP model, such as openai/clip-vit-base-patch16: adds the CLIP score of Stable
     Diffusion's samples and their prompts."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from immiscible.cli.version import DISTRIBUTION, namesake_warning
 
-# Variables by which launchers, libraries and this package are told something: whole names, and beginnings of names.
+# Variables that launchers, libraries and this package read: whole names, and beginnings of names.
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "HF_DATASETS_CACHE",
@@ -41,7 +41,7 @@ VARIABLES = (
     "WORLD_SIZE",
 )
 BEGINNINGS = ("ACCELERATE_", "FSDP_", "GLOO_", "IMMISCIBLE_", "NCCL_", "PYTORCH_", "TORCHELASTIC_")
-# Those whose value is a secret, or tells where a machine is.
+# Those whose value is a secret, or says where a machine is.
 KEPT_BACK = re.compile("TOKEN|SECRET|PASSWORD|KEY|ADDR")
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 # Caches may hold millions of files, so their sizes are lower bounds after this time.

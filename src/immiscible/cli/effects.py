@@ -1,7 +1,7 @@
 """Flags that would change nothing for the run that a command is given: each is refused, with what it needs.
 
 What a flag needs of another flag stands beside its field, as :class:`immiscible.config.values.Needs`. Here is what it
-needs of the run, which only the run itself can tell. A flag at its default is taken as not given.
+needs of the run, which only the run itself knows. A flag at its default is taken as not given.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def loss_of(error: BaseException) -> str:
 
 
 def tell_refusal(error: OSError) -> int:
-    """Tells what a disk refused somewhere within a library, in one line; a fault of the program is raised."""
+    """Reports what a disk refused somewhere within a library, in one line; a fault of the program is raised."""
     if error.errno not in REMEDIES or error.errno in UNEXPECTED:
         raise error
     where = f"`{error.filename}`" if error.filename else "a file"
@@ -105,7 +105,7 @@ def tell(message: str, status: int) -> int:
 
 
 def _first_to_say(line: str) -> bool:
-    """Whether no other process has said a line, which only torchrun's own store can tell after a failure."""
+    """Whether no other process has said a line, which only torchrun's own store knows after a failure."""
     environment = os.environ
     if environment.get("WORLD_SIZE", "1") == "1" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True

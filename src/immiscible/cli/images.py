@@ -54,7 +54,7 @@ def fill(
         count: How many images.
         size: How many are drawn at once. What is drawn together never changes, so the images do not either.
         draw: Draws some of them, with shape (B, C, H, W) in [-1, 1].
-        identity: What tells these images from others.
+        identity: What distinguishes these images from others.
         overwrite: Whether to remove the images that are there.
 
     Returns:

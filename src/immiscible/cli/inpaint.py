@@ -24,7 +24,7 @@ from immiscible.tasks.stable_diffusion.texts import captions_of, check_template
 
 
 def inpaint(arguments: Inpaint) -> None:
-    """Draws masked parts of images anew."""
+    """Draws masked parts of images again."""
     check_images(arguments.out, [arguments.run, *folder_of(arguments.images)])
     model = open_text_model(arguments.run, arguments.step, device_named(arguments.device))
     side = painting.check_size(model.pipeline, arguments.image_size or model.size[0])
@@ -58,7 +58,7 @@ class _Job:
         return painting.inpaint(self.model.pipeline, self.x[part], self.prompts[part], self.mask, self.how, first)
 
     def identity(self) -> dict[str, Any]:
-        """What tells a directory of painted images from others."""
+        """What distinguishes a directory of painted images from others."""
         digest = hashlib.sha256("\n".join(self.prompts).encode(errors="surrogatepass"))
         for tensor in (self.x, self.mask):
             digest.update(tensor.contiguous().numpy().data)

@@ -58,7 +58,7 @@ class TextModel:
         origin: What identifies its weights.
         prompts: Prompts of its own.
         template: The caption of a class.
-        guidance: The weight of guidance unless told otherwise.
+        guidance: The weight of guidance unless another is given.
         seed_bits: How much of a derived seed its generators use.
     """
 

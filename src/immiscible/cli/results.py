@@ -43,7 +43,7 @@ def draws_lines() -> bool:
 
 
 def flush_results() -> None:
-    """Writes what was printed out now, while there is somebody to be told that it cannot be.
+    """Writes what was printed out now, while a failure can still be reported.
 
     Raises:
         WriteError: If the disk that they go to is full, or the like.
@@ -56,7 +56,7 @@ def flush_results() -> None:
 
 @contextmanager
 def _printing() -> Iterator[None]:
-    """Tells in one line where results cannot be printed."""
+    """Reports in one line that results cannot be printed."""
     try:
         yield
     except BrokenPipeError:

@@ -66,7 +66,7 @@ def _draw(arguments: Sample, run: Run, sampler: Sampler, labels: torch.Tensor | 
 
 
 def _identity(arguments: Sample, run: Run, sampler: Sampler) -> dict[str, Any]:
-    """What tells a directory of images from others."""
+    """What distinguishes a directory of images from others."""
     return {
         "weights": weights_digest(run.path, run.step),
         "num": arguments.num,

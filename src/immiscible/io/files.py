@@ -29,11 +29,11 @@ UNFLUSHED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def writing(path: Path, remedy: str = "") -> Iterator[None]:
-    """Tells whatever goes wrong with the disk within in one line, also within other libraries. The outermost one tells.
+    """Reports in one line whatever the disk refuses within, also within other libraries; the outermost one reports.
 
     Arguments:
         path: What is written.
-        remedy: What helps, where more is known than the system's error tells.
+        remedy: What helps, where more is known than the system's error says.
 
     Raises:
         WriteError: If the system refuses a write. What says nothing of disks or names goes through as it is.

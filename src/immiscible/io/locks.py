@@ -132,7 +132,7 @@ def sweep(out: Path, directory: bool) -> None:
 
 
 def _litter(directory: Path) -> Iterator[Path]:
-    """The unfinished files and directories in a directory and below that no lock tells to be in use."""
+    """The unfinished files and directories in a directory and below that no lock marks as in use."""
     inside = [Path(entry.path) for entry in os.scandir(directory)]
     locks = [path.name.removesuffix(LOCK) for path in inside if path.name.endswith(LOCK) and path.name != LOCK]
     for path in inside:

@@ -1,4 +1,4 @@
-"""What is read back of JSON files: whole and of the types that were written, or told in one line.
+"""What is read back of JSON files: whole and of the types that were written, or reported in one line.
 
 A file may have been edited by hand, torn by a power cut, or be something else altogether. Imports no torch.
 """

@@ -24,9 +24,9 @@ from immiscible.networks import UNet, build
 from immiscible.samplers import Sampler, Samples, Start
 from immiscible.samplers.base import check_finite
 from immiscible.seeds import derive, generator, seed_all
-from immiscible.training.loop import Task
 from immiscible.training.sources import PixelSource, PointSource
 from immiscible.training.streams import sourced
+from immiscible.training.task import Task
 
 Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -82,7 +82,7 @@ class PublishedTask(Task, Protocol):
 
     @classmethod
     def known_facts(cls, config: Any, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
-        """The same of data that is not at hand, by what is known of it."""
+        """The same of data that is not loaded, by what is known of it."""
         ...
 
     @classmethod
@@ -254,7 +254,7 @@ class PixelTask(ImageTask):
 
     @classmethod
     def known_facts(cls, config: ImageConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()) -> Facts:
-        """The same of data that is not at hand."""
+        """The same of data that is not loaded."""
         return Facts(shape, classes if config.conditional else 0, prompts)
 
     @classmethod

@@ -46,7 +46,7 @@ from immiscible.tasks.base import (
     preview,
     unet_for_export,
 )
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 PREVIEW_SAMPLER = Multistep(2)
 

@@ -25,7 +25,7 @@ from immiscible.tasks.base import (
     preview,
     unet_for_export,
 )
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 PREVIEW_STEPS = 20
 # diffusers' names of what is predicted and of the schedules.

@@ -13,7 +13,7 @@ from immiscible.processes import flow, shifted_time, weighted_mse
 from immiscible.samplers import Sampler, Samples, Solver
 from immiscible.samplers.base import Start
 from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 PREVIEW_SAMPLER = Solver("euler", 20)
 

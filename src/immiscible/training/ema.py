@@ -63,7 +63,7 @@ class Average:
         return dict(zip(self._live, (weight.detach() for weight in self._averaged.module.parameters()), strict=True))
 
     def restore(self, weights: dict[str, Tensor], updates: int) -> None:
-        """Goes on from averages after so many updates."""
+        """Continues from averages after that many updates."""
         for name, average in self.weights().items():
             average.copy_(weights[name])
         self._averaged.n_averaged.fill_(updates)

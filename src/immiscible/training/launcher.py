@@ -130,7 +130,7 @@ def processes_on(device: str) -> PartialState:
 
 
 def _on_cpu(device: str, environment: Mapping[str, str]) -> bool:
-    """Whether to compute on the CPU. Without being told so accelerate forms no group where there is no GPU."""
+    """Whether to compute on the CPU. Unless it is asked to, accelerate forms no group where there is no GPU."""
     nothing_else = not torch.accelerator.is_available() and "ACCELERATE_TORCH_DEVICE" not in environment
     return device == "cpu" or _is_on(environment, "ACCELERATE_USE_CPU") or nothing_else
 

@@ -55,7 +55,7 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        # What could not be written was told when it was.
+        # What could not be written was reported then.
         with suppress(OSError):
             self._file.close()
         if self._board is not None:
@@ -63,7 +63,7 @@ class Metrics:
 
 
 class Board:
-    """TensorBoard's events. They are a second copy of the metrics: what cannot be written is told once, and left out.
+    """TensorBoard's events. They are a second copy of the metrics: a failure is reported once, and ends them.
 
     Arguments:
         folder: Where they are written.
@@ -104,7 +104,7 @@ class Board:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        # Whatever TensorBoard or its thread comes to grief of, training does not depend on it.
+        # Whatever stops TensorBoard or its thread, training does not depend on it.
         except Exception as error:
             self._writer = None
             hint = "`pip install tensorboard`, or add --no-tensorboard" if isinstance(error, ImportError) else ""
@@ -115,7 +115,7 @@ class Board:
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; what a killed process left unfinished or was altered is passed over.
+    """The whole lines of ``metrics.jsonl``; what a killed process left unfinished or was altered is skipped.
 
     Raises:
         InputError: If what has that name cannot be read.

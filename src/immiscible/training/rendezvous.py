@@ -39,7 +39,7 @@ def join_again(cpu: bool) -> None:
 
 
 def ranks_on_cpu() -> Ranks:
-    """The processes of this run, to tell each other small things without waiting for what is queued on a GPU.
+    """The processes of this run, to exchange small things without waiting for what is queued on a GPU.
 
     All processes must call it together.
     """

@@ -21,7 +21,7 @@ from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
 from immiscible.training.ema import trained_weights
-from immiscible.training.loop import Batch
+from immiscible.training.task import Batch
 
 Configure = Callable[..., StableDiffusionConfig]
 CPU = torch.device("cpu")

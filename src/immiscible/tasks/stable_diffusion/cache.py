@@ -6,7 +6,7 @@ standard deviations in float16 and the token ids, and ``shard-<i>.json`` its SHA
 encoded too.
 
 Processes share the work: each takes shards that nobody is at, then waits for the rest. A shard that is damaged is made
-anew; what a killed process, or one without room on the disk, has finished stays good.
+again; what a killed process, or one without room on the disk, has finished stays good.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Shard:
                     return True
         except (OSError, ValueError, KeyError):
             pass
-        say(f"warning: {self.path} is damaged and is encoded anew.")
+        say(f"warning: {self.path} is damaged and is encoded again.")
         return False
 
     def write(self, tensors: dict[str, Tensor]) -> None:
@@ -141,7 +141,7 @@ def cached_moments(
         tokens: Gives the token ids of the captions of some images.
         encoder: The encoder.
         config: Whether the images are flipped, and the seed.
-        key: What tells this cache from others, apart from flips.
+        key: What distinguishes this cache from others, apart from flips.
 
     Raises:
         InputError: If the disk is full or cannot be written to.

@@ -52,7 +52,7 @@ class StableDiffusionFacts(ImageTask):
     def known_facts(
         cls, config: StableDiffusionConfig, shape: Shape, classes: int, prompts: tuple[str, ...] = ()
     ) -> Facts:
-        """The same of data that is not at hand."""
+        """The same of data that is not loaded."""
         return Facts(shape, prompts=prompts)
 
     @classmethod

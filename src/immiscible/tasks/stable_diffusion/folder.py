@@ -16,7 +16,7 @@ from immiscible.errors import InputError, one_line
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
 from immiscible.tasks.stable_diffusion.foreign import check_no_file, check_not_only_half
 
-# The file that tells each part of a pipeline.
+# The file that each part of a pipeline is known by.
 PARTS = {
     "unet": "config.json",
     "vae": "config.json",

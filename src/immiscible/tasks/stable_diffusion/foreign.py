@@ -15,7 +15,7 @@ HALF = ".fp16."
 
 
 def check_no_file(path: Path) -> None:
-    """Tells what a single file is, where a folder is wanted.
+    """Says what a single file is, where a folder is wanted.
 
     Raises:
         InputError: If it is a file.

@@ -1,7 +1,7 @@
 """Draws many images for prompts into a directory: killed and resumed, or split over processes, it gives the same set.
 
 Image ``i`` has prompt ``i`` (in turn) and noise that depends on the seed and on ``i`` only. Images are drawn in blocks
-with fixed bounds, each by one process; a block whose files are all there is passed over. ``png`` gives a file for each
+with fixed bounds, each by one process; a block whose files are all there is skipped. ``png`` gives a file for each
 image, a thousand to a folder, with ``metadata.jsonl`` beside them; ``npz`` gives shards with ``images`` (bytes,
 N x H x W x 3) and ``prompts``.
 """

@@ -1,4 +1,4 @@
-"""In- and out-painting: what a mask hides is drawn anew by diffusers' in-painting pipeline, the rest is kept.
+"""In- and out-painting: what a mask hides is drawn again by diffusers' in-painting pipeline, the rest is kept.
 
 Any text-to-image U-Net serves: at each step the pipeline puts the known latents back, with the noise of that step. The
 known pixels are put back at the end, so that the VAE does not change them.
@@ -51,11 +51,11 @@ class Painting:
 
 
 def read_mask(spec: str, size: tuple[int, int]) -> Tensor:
-    """A mask with shape (1, H, W), 1 where the image is drawn anew.
+    """A mask with shape (1, H, W), 1 where the image is drawn again.
 
     Arguments:
         spec: ``center`` for the central square of half the side, ``outer`` for all but that, or an image file, white
-            where the image is drawn anew.
+            where the image is drawn again.
         size: Height and width of the images.
 
     Raises:
@@ -86,7 +86,7 @@ def inpaint(pipeline: Any, x: Tensor, prompts: Sequence[str], mask: Tensor, how:
         pipeline: A text-to-image pipeline.
         x: RGB images in [-1, 1], with shape (N, 3, H, W).
         prompts: A prompt for each.
-        mask: With shape (1, H, W), 1 where the images are drawn anew.
+        mask: With shape (1, H, W), 1 where the images are drawn again.
         how: How to paint.
         first: The number of the first of them.
 
@@ -112,7 +112,7 @@ def inpaint_parts(
         pipeline: A text-to-image pipeline.
         parts: Images with a prompt for each, the same number in all parts but the last: ``how.batch_size``.
         count: How many images that is.
-        mask: With shape (1, H, W), 1 where the images are drawn anew.
+        mask: With shape (1, H, W), 1 where the images are drawn again.
         how: How to paint.
         first: The number of the first of them.
     """

@@ -1,7 +1,7 @@
 r"""Latents of images: :math:`z = (\mu + \sigma\,\xi)\,f` of the VAE's posterior and its scaling factor, in float32.
 
-This is what the coupling ranks and the noise is added to. The posterior's own randomness :math:`\xi` is drawn anew each
-time an image is, whether its moments come from the encoder or from disk.
+This is what the coupling ranks and the noise is added to. The posterior's own randomness :math:`\xi` is drawn again
+each time an image is, whether its moments come from the encoder or from disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from immiscible.training.sources import Drawn, Position, augmented, placed
 
 # Images encoded at once when there are many. Fixed, so that the same images give the same latents to the bit.
 CHUNK = 32
-# Rankings and drifts are measured on at most so many latents, evenly spaced.
+# Rankings and drifts are measured on at most that many latents, evenly spaced.
 POINTS = 2048
 
 

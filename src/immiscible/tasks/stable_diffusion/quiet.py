@@ -1,4 +1,4 @@
-"""Keeps transformers and diffusers from talking about themselves: their errors are told, their remarks are not."""
+"""Keeps transformers and diffusers from talking about themselves: their errors are reported, their remarks are not."""
 
 from __future__ import annotations
 

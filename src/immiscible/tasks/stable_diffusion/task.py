@@ -29,8 +29,8 @@ from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, nam
 from immiscible.tasks.stable_diffusion.schedule import PREDICTIONS, training_schedule
 from immiscible.tasks.stable_diffusion.source import latent_source
 from immiscible.tasks.stable_diffusion.texts import encode_tokens, tokenize
-from immiscible.training.loop import Batch
 from immiscible.training.sources import PointSource
+from immiscible.training.task import Batch
 
 PREVIEW_SAMPLER = PipelineSampler("dpm++", 20)
 # Images sampled at once, where they are small.

@@ -1,7 +1,7 @@
 """A pipeline of the classes of Stable Diffusion at a size that a CPU trains, with a VAE that has learnt some data.
 
-The tokenizer is a byte-pair encoding of the data's captions. The text encoder has random weights: it tells captions
-apart and knows nothing of their meaning. The VAE is trained, and its scaling factor set so that latents have unit
+The tokenizer is a byte-pair encoding of the data's captions. The text encoder has random weights: it separates captions
+and knows nothing of their meaning. The VAE is trained, and its scaling factor set so that latents have unit
 variance.
 The U-Net is new. Schedule and scheduler are those of Stable Diffusion 1.
 """
