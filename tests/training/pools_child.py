@@ -24,12 +24,32 @@ CPU = torch.device("cpu")
 BATCH, DIMS, ACCUMULATION, SIZE, STEPS = 10, (2, 4, 4), 2, 3, 6
 SHAPE = torch.Size((BATCH, *DIMS))
 PLACES = [(step, micro) for step in range(STEPS) for micro in range(ACCUMULATION)]
+
+
+class Sorted:
+    """A coupling of a user's own: pairs by rank along the first value, within classes if there are any."""
+
+    def order(self, x: Tensor, noise: Tensor, *, labels: Any = None, generator: Any = None) -> Tensor:
+        order = torch.empty(len(x), dtype=torch.int64)
+        classes = torch.zeros(len(x)) if labels is None else labels
+        for one in classes.unique():
+            group = (classes == one).nonzero()[:, 0]
+            data, drawn = (group[values.flatten(1)[group, 0].argsort()] for values in (x, noise))
+            order[data] = drawn
+        return order
+
+    def __call__(self, x: Tensor, noise: Tensor, *, labels: Any = None, generator: Any = None) -> Tensor:
+        return noise[self.order(x, noise, labels=labels, generator=generator)]
+
+
 COUPLINGS: dict[str, Any] = {
     "exact": LinearAssignment(),
     "blocks": LinearAssignment(16),
     "slabs": LinearAssignment(16, "slabs"),
     "often": Mixed(LinearAssignment(), 0.5),
     "centred": InSpace(LinearAssignment(), CostSpace(centre=torch.full(DIMS, 0.5))),
+    "own": Sorted(),
+    "own often": Mixed(InSpace(Sorted(), CostSpace(centre=torch.full(DIMS, 0.5))), 0.5),
 }
 
 
