@@ -29,7 +29,7 @@ def export(
     Arguments:
         run: The run.
         out: A new or empty directory.
-        sampler: ``ddim`` or ``ddpm`` for diffusion, ``multistep`` for consistency models; ``auto`` for the first.
+        sampler: One of the methods that its system has a pipeline for; ``auto`` for the first.
         scores: The rows of the run's ``evaluation.json``; those of its step go into the card.
         replace: Whether it may take the place of a pipeline that stands there, once it is whole.
 
