@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from immiscible import KNN, Independent, LinearAssignment, Mixed, describe
+from immiscible.couplings.explain import claims_exact
 
 SPELLINGS = ["independent", "knn:8", "knn:2.5:dot", "assignment", "assignment:512", "knn:4@0.5", "assignment:512@0.25"]
 MARKUP = re.compile(r":\w+:|``|`|\*\*|\\|[{}]|^\s*\*", re.MULTILINE)
@@ -99,3 +100,18 @@ def test_nothing_is_lost_where_python_drops_docstrings():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"{describe('assignment:512@0.25')}\n{describe('knn:8')}"
     assert "not documented" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spelling", "exact"),
+    [
+        ("independent", True),
+        ("assignment:512", True),
+        ("assignment@0.5", True),
+        ("knn:4", False),
+        ("knn:4@0.5", False),
+        ("knn:4:dot@0.25", False),
+    ],
+)
+def test_a_wrapper_is_as_exact_as_what_is_in_it(spelling: str, exact: bool) -> None:
+    assert claims_exact(spelling) == exact

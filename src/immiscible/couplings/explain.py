@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.parsing import parse_coupling
-from immiscible.couplings.protocol import Coupling, Wrapper, check_generator, check_plain
+from immiscible.couplings.protocol import Coupling, Wrapper, check_generator, check_plain, unwrap
 from immiscible.errors import InputError
 
 # What is said of what a coupling does not say.
@@ -51,6 +51,16 @@ def describe(coupling: str | Coupling) -> Description:
         within = (inner.moves, inner.marginal, inner.cost)
         texts = [f"{text} Inner: {other}" for text, other in zip(texts, within, strict=True)]
     return Description(getattr(parsed, "__name__", str(parsed)), *texts)
+
+
+def claims_exact(coupling: str | Coupling) -> bool:
+    """Whether a coupling, and every wrapper around it, says that the noise stays exactly N(0, I).
+
+    Arguments:
+        coupling: A coupling or its spelling.
+    """
+    wrappers, inner = unwrap(parse_coupling(coupling))
+    return all(str(getattr(part, "law", "")).startswith("exact") for part in (*wrappers, inner))
 
 
 def noise_like(

@@ -8,8 +8,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from immiscible.config.groups import RunConfig
-from immiscible.couplings import describe, parse_coupling
+from immiscible.couplings import parse_coupling
 from immiscible.couplings.distributed.ranks import leave_untold
+from immiscible.couplings.explain import claims_exact
 from immiscible.data import Images
 from immiscible.io.console import say
 from immiscible.io.files import write_json
@@ -64,7 +65,7 @@ def _train(config: RunConfig, data: Images | None, accelerator: Accelerator, ver
     # The announcement says it, for all ranks.
     leave_untold()
     drift = ranking.drift(pooling.together, task.grouped)
-    drift.check(config.coupling, exact=describe(config.coupling).marginal.startswith("exact"))
+    drift.check(config.coupling, exact=claims_exact(config.coupling))
     if verbose and accelerator.is_main_process:
         for line in (
             *announcement(config, task, data, pooling, ranking.sample, accelerator.device),
