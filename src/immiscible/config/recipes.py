@@ -140,7 +140,7 @@ class StableDiffusionConfig(RunConfig):
     lora_targets: Annotated[str, Text(r".*[^,\s].*", "names of layers"), OfLora] = "to_q,to_k,to_v,to_out.0"
     """Which layers they are added to, by the ends of their names."""
     gradient_checkpointing: Annotated[bool, OPERATIONAL] = False
-    """Compute activations anew in the backward pass, which saves memory and takes longer."""
+    """Compute activations again in the backward pass, which saves memory and takes longer."""
     batch_size: Images = 64
     """Images per optimiser step, over all processes and accumulation steps together."""
     learning_rate: LearningRate = 1e-4
@@ -150,7 +150,7 @@ class StableDiffusionConfig(RunConfig):
         super().__post_init__()
         if self.cache_latents and self.shift:
             raise InputError(
-                f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped anew each time."
+                f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped again each time."
             )
 
 

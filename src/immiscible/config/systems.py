@@ -52,7 +52,7 @@ class System:
         prompted: Whether samples are drawn for prompts.
         flags: More flags of ``train``, ``module:name`` of a dataclass.
         metrics: What its samples are scored by, and whether lower or higher is better; the main one first.
-        couplings: What a comparison compares unless told otherwise.
+        couplings: What a comparison compares by default.
     """
 
     name: str

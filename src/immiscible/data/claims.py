@@ -36,7 +36,7 @@ def check_memory(name: str, size: int) -> None:
 
 
 def _memory() -> int:
-    """The bytes of memory that the machine has, without end where that cannot be told."""
+    """The bytes of memory that the machine has, without end where that is unknown."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**62
 
 

@@ -145,7 +145,7 @@ def evaluate_painting(
     task: str,
     trial: Trial,
 ) -> list[dict[str, Any]]:
-    """Scores images of the data whose centre (``inpaint``) or all but it (``outpaint``) a run draws anew.
+    """Scores images of the data whose centre (``inpaint``) or all but it (``outpaint``) a run draws again.
 
     The rest of each image is kept, so the scores are lower than those of samples and compare among themselves only.
 

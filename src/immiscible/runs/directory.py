@@ -118,7 +118,7 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
 
 
 def _moved(values: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    """Where the data of a run is now, if that is not where it was, told by its fingerprint."""
+    """Where the data of a run is now, if that is not where it was, recognised by its fingerprint."""
     if values.get("data_fingerprint") is None or values["data_fingerprint"] != saved.get("data_fingerprint"):
         return {}
     now = {key: values[key] for key in ("data", "places") if key in values and key in saved}

@@ -32,7 +32,7 @@ from immiscible.seeds import seeded
 Problem = Callable[[], Tensor]
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-# Noise is told apart by its first values, data by a sample of the first datum, unless that is too little to tell by.
+# Noises differ by their first values, data by a sample of the first datum, unless that is too little.
 MARKED, SAMPLED, LEAST_BYTES = 64, 4096, 16
 
 

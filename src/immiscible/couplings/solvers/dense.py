@@ -214,7 +214,7 @@ def _inverse(owner: Tensor) -> Tensor:
 
 @functools.cache
 def jonker_volgenant() -> Callable[[np.ndarray], np.ndarray]:
-    """The exact solver at hand: lapx's Jonker-Volgenant, or SciPy's where another package hides it."""
+    """The exact solver that is installed: lapx's Jonker-Volgenant, or SciPy's where another package hides it."""
     if hasattr(lap, "lapjvr"):
         return lambda cost: lap.lapjvr(cost, return_cost=False)[1]
     try:
