@@ -13,7 +13,6 @@ from immiscible.comparison.summary import Scoring
 from immiscible.comparison.variants import Variant
 from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig
-from immiscible.config.metric import Metric
 from immiscible.config.systems import system
 from immiscible.data import Images
 from immiscible.evaluation.features import features_for
@@ -44,7 +43,7 @@ class Scorer:
         samplers: How to sample, each with its number of network calls.
         samples: The number of samples behind each score.
         device: Where samples are drawn.
-        metrics: What is measured, the main metric first.
+        task: The name of the system, whose row says what is measured.
     """
 
     data: Images
@@ -52,7 +51,7 @@ class Scorer:
     samplers: Sequence[Sampler]
     samples: int
     device: torch.device
-    metrics: Sequence[Metric]
+    task: str
 
     @classmethod
     def of(cls, config: Comparison, data: Images, samplers: Sequence[Sampler], device: torch.device) -> Scorer:
@@ -69,14 +68,14 @@ class Scorer:
         """
         samples = sample_count(config.samples, data)
         reference = Reference(features_for(data, config.features, device=device), data)
-        return cls(data, reference, samplers, samples, device, system(config.task).metrics)
+        return cls(data, reference, samplers, samples, device, config.task)
 
     @property
     def scoring(self) -> Scoring:
         """The same as a summary states it."""
         nfes = [str(sampler) for sampler in self.samplers]
         doubts = self.reference.doubts(self.samples)
-        return Scoring(self.data, self.reference.features.name, self.samples, nfes, doubts, self.metrics)
+        return Scoring(self.data, self.reference.features.name, self.samples, nfes, doubts, system(self.task).metrics)
 
     def score(self, path: Path, variant: Variant) -> list[dict[str, Any]]:
         """The quality of a run at each of its checkpoints: a row per step and sampler."""
