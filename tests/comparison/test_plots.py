@@ -10,7 +10,8 @@ import pytest
 from matplotlib import image
 
 from immiscible.comparison import plots
-from immiscible.comparison.plots import DARK, LIGHT, MARKERS, curve_name, draw, overview_nfes, plain, style_of
+from immiscible.comparison.plots import curve_name, draw, overview_nfes, style_of
+from immiscible.pages.drawing import DARK, LIGHT, MARKERS, plain
 
 
 @pytest.fixture(scope="module")
