@@ -5,7 +5,9 @@ from __future__ import annotations
 from immiscible.comparison.formatting import count, joined
 from immiscible.comparison.schema import BASELINE, Summary, metrics_of
 
-SINGLE_SEED = "One seed was run. It gives no spread: only more seeds can show how much of a difference is chance."
+SINGLE_SEED = (
+    "One seed was run. It gives no spread: how much of a difference is chance can be told from more seeds only."
+)
 PAIRED = (
     "Ahead and behind: seeds are compared in pairs, and a difference counts only if it has the same sign in every seed "
     "and its mean exceeds twice its standard error. With few seeds that is a rule of thumb and no test of "
