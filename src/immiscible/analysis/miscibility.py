@@ -27,7 +27,7 @@ from immiscible.analysis.laws import Law, NearestLaw, Part, Pencil, Points, Seen
 from immiscible.analysis.plan import SMALL_DATA, SMALL_POOL, PlanLaw, Pooled, fit_plan, solve_pools
 from immiscible.analysis.sampling import Data, Progress, check_counts, check_data, pairs, take
 from immiscible.couplings import KNN, Coupling, Independent, InSpace, LinearAssignment
-from immiscible.couplings.parsing import coupling as parse_coupling
+from immiscible.couplings.parsing import parse_coupling
 from immiscible.couplings.spaces import Raw
 from immiscible.errors import InputError
 from immiscible.seeds import derive, generator
