@@ -24,6 +24,7 @@ COUPLINGS: dict[str, Any] = {
     spelling: immiscible.coupling(spelling)
     for spelling in (
         *("independent", "knn:1", "knn:4", "knn:4:dot", "assignment", "assignment:2", "assignment:auto"),
+        *("assignment:worst", "assignment:entropic:0.5"),
         *("assignment:auction", "assignment:sinkhorn", "assignment:slabs", "assignment:global", "assignment@0.5"),
     )
 }

@@ -30,6 +30,8 @@ SPELLINGS = [
     "assignment:slabs:3",
     "assignment:auto",
     "assignment:global",
+    "assignment:worst",
+    "assignment:entropic:0.5",
     "assignment@0.5",
 ]
 DRAWS = [
@@ -40,6 +42,7 @@ DRAWS = [
     "assignment:3",
     "assignment:sinkhorn",
     "assignment:slabs:3",
+    "assignment:entropic:0.5",
     "assignment@0.5",
 ]
 HALVES = [torch.float16, torch.bfloat16]

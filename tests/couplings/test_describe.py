@@ -12,6 +12,7 @@ from immiscible import KNN, Independent, LinearAssignment, Mixed, describe
 from immiscible.couplings.explain import claims_exact
 
 SPELLINGS = ["independent", "knn:8", "knn:2.5:dot", "assignment", "assignment:512", "knn:4@0.5", "assignment:512@0.25"]
+SPELLINGS += ["assignment:worst", "assignment:entropic:0.3"]
 MARKUP = re.compile(r":\w+:|``|`|\*\*|\\|[{}]|^\s*\*", re.MULTILINE)
 
 

@@ -17,6 +17,8 @@ PERMUTING = {
     "auction": LinearAssignment(solver="auction"),
     "sinkhorn": LinearAssignment(solver="sinkhorn"),
     "slabs": LinearAssignment(solver="slabs", block=8),
+    "worst": LinearAssignment(goal="worst"),
+    "entropic": LinearAssignment(temperature=0.5),
     "global": LinearAssignment(pool="global"),
     "mixed": Mixed(LinearAssignment(block=8), 0.5),
     "mixed never": Mixed(LinearAssignment(), 0),

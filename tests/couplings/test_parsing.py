@@ -21,6 +21,11 @@ SPELLED = {
     "assignment:slabs": LinearAssignment(solver="slabs"),
     "assignment:auto:4096:global": LinearAssignment(4096, "auto", "global"),
     "assignment:global": LinearAssignment(pool="global"),
+    "assignment:worst": LinearAssignment(goal="worst"),
+    "assignment:entropic:0.3": LinearAssignment(temperature=0.3),
+    "assignment:auction:worst:entropic:2:64:global@0.5": Mixed(
+        LinearAssignment(64, "auction", "global", goal="worst", temperature=2), 0.5
+    ),
     "assignment:sinkhorn@0.5": Mixed(LinearAssignment(solver="sinkhorn"), 0.5),
     "assignment@0.5": Mixed(LinearAssignment(), 0.5),
     "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
@@ -44,6 +49,10 @@ def test_spelling_names_its_coupling_and_back(spelling):
         ("knn:1e3", "knn:1000"),
         ("assignment@5e-1", "assignment@0.5"),
         ("assignment:global:exact:64", "assignment:64:global"),
+        # Noise that is assigned with its sign turned is as far apart as can be.
+        ("assignment:flipped", "assignment:worst"),
+        ("assignment:64:entropic:0.5:flipped", "assignment:worst:entropic:0.5:64"),
+        ("assignment:entropic:0", "assignment"),
     ],
 )
 def test_other_ways_to_write_the_same(other, spelling):
@@ -56,6 +65,7 @@ plain = st.one_of(
     st.floats(1, 1e15).map(lambda k: KNN(k, "dot")),
     st.none().map(LinearAssignment),
     st.integers(2, 10**9).map(LinearAssignment),
+    st.floats(0, 1e9).map(lambda temperature: LinearAssignment(temperature=temperature)),
 )
 mixed = st.builds(Mixed, plain, st.one_of(st.floats(0, 1), st.integers(0, 1)))
 
@@ -69,7 +79,9 @@ def test_every_coupling_is_read_back_from_its_string(original):
 UNKNOWN = [
     "", " ", "vanilla", "KNN:8", "Independent", "independent:2", "knn", "knn:", "knn:many", "knn:8:cosine",
     "knn:8:dot:2", "knn::dot", "assignment:", "assignment:many", "assignment:2.5", "assignment:3:4", "lap", "@0.5",
-    "assignment@", "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8", "knn:8,assignment",
+    "assignment:entropic", "assignment:entropic:", "assignment:entropic:hot", "assignment:worst:flipped",
+    "assignment:best", "assignment@", "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8",
+    "knn:8,assignment",
 ]  # fmt: skip
 
 
@@ -80,7 +92,15 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
     message = str(caught.value)
     assert "\n" not in message
     assert repr(spelling) in message
-    for allowed in ("independent", "knn:K", "knn:K:dot", "assignment", "assignment:BLOCK", "@PROBABILITY"):
+    for allowed in (
+        "independent",
+        "knn:K",
+        "knn:K:dot",
+        "assignment",
+        "assignment:BLOCK",
+        "assignment:worst",
+        "@PROBABILITY",
+    ):
         assert allowed in message
 
 
@@ -95,6 +115,10 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
         ("knn:2.5", "K must be whole for score 'l2', got 2.5"),
         ("assignment:1", "BLOCK must be None or a whole number of at least 2, got 1"),
         ("assignment:-4", "BLOCK must be None or a whole number of at least 2, got -4"),
+        ("assignment:entropic:-1", "TEMPERATURE must be a finite number of at least 0, got -1"),
+        ("assignment:entropic:nan", "TEMPERATURE must be a finite number"),
+        ("assignment:entropic:inf@0.5", "TEMPERATURE must be a finite number"),
+        ("assignment:slabs:entropic:1", "TEMPERATURE is for solver exact, auction, sinkhorn, got it with 'slabs'"),
         ("assignment@1.5", r"PROBABILITY must be a probability in \[0, 1\], got 1.5"),
         ("assignment@nan", r"PROBABILITY must be a probability in \[0, 1\], got nan"),
     ],

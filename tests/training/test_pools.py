@@ -86,6 +86,8 @@ COUPLINGS = {
     "auction": LinearAssignment(solver="auction"),
     "sinkhorn": LinearAssignment(solver="sinkhorn"),
     "slabs": LinearAssignment(8, "slabs"),
+    "worst": LinearAssignment(goal="worst"),
+    "entropic": LinearAssignment(temperature=0.5),
     "often": Mixed(ASSIGNMENT, 0.6),
     "centred": InSpace(ASSIGNMENT, CostSpace(centre=torch.full(DIMS, 0.5))),
     "coarse": InSpace(Mixed(ASSIGNMENT, 0.6), CostSpace(basis=torch.eye(32)[:5])),
@@ -108,7 +110,9 @@ def test_pool_of_one_micro_batch_is_that_micro_batch_coupled(name: str, classes:
     assert any(not one.equal(other) for one, other in zip(found, drawn(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["exact", "blocks", "auction", "sinkhorn", "slabs", "often", "centred"])
+@pytest.mark.parametrize(
+    "name", ["exact", "blocks", "auction", "sinkhorn", "slabs", "worst", "entropic", "often", "centred"]
+)
 def test_window_permutes_the_noise_of_independent_training(name: str) -> None:
     for noise, own in zip(by_window(noises(pools(COUPLINGS[name]))), by_window(drawn()), strict=True):
         assert_same(in_order(noise), in_order(own))

@@ -6,6 +6,22 @@ r"""Linear assignment: the noises of a pool are permuted to the pairing of least
 since the squared norms add up to the same for every permutation: one matrix product is all the cost there is. A
 permutation keeps the set of noises, so the noise law stays exact (Immiscible Diffusion, arXiv 2406.12303). The pool is
 a batch, or the batches of several processes together (:mod:`immiscible.couplings.distributed.solve`).
+
+Two controls ask whether it is the short way that helps, or that each datum keeps to a part of the noise. They permute
+too, so their law is as exact. ``goal="worst"`` takes the *largest* summed distance. Paper 1's control without optimal
+transport assigns to the noise with its sign turned, which is the same permutation, since
+
+.. math:: \sum_i |x_i + n_{\pi(i)}|^2 = \sum_i 2 |x_i|^2 + 2 |n_{\pi(i)}|^2 - |x_i - n_{\pi(i)}|^2 .
+
+``temperature`` :math:`T` solves for a cost that is perturbed at random (Gumbel matching, arXiv 1802.08665), with
+independent standard Gumbel variables :math:`g` and the standard deviation :math:`s` of the pool's doubly centred cost:
+
+.. math:: \pi = \arg\min_{\pi \in S_N} \sum_i -\langle x_i, n_{\pi(i)} \rangle / s - T g_{i \pi(i)}
+
+Were it not for the others, each datum would draw from the softmax of its row, the one-sided entropic plan (Gumbel-max);
+together they draw a permutation, and need no plan, whose rows and columns would have to sum to one first. It
+interpolates: :math:`T = 0` is the assignment, and as :math:`T` grows all permutations become as likely as each other,
+which is independent noise.
 """
 
 from __future__ import annotations
@@ -45,6 +61,9 @@ class LinearAssignment:
             all must then call. Their batches may differ in size.
         budget: The seconds that ``solver="auto"`` may take for a pool.
         group: The process group that shares a global pool; None for the default one.
+        goal: ``best``, the least summed distance; or ``worst``, the largest, a control.
+        temperature: How much of the cost is random, in its own standard deviations, at least 0; 0.3 to 3 is most of
+            the way from the assignment to independent noise. Above 0 for ``exact``, ``auction`` and ``sinkhorn`` only.
 
     Example:
         >>> x, labels = torch.randn(8, 3, 4, 4), torch.tensor([0, 1] * 4)
@@ -52,12 +71,14 @@ class LinearAssignment:
     """
 
     moves: ClassVar[str] = (
-        'whole noises between data, within each class if labels are given; with pool="global" between ranks too.'
+        'whole noises between data, within each class if labels are given; with pool="global" between ranks too. '
+        'With goal="worst" as far apart as can be, with a temperature partly at random.'
     )
     law: ClassVar[str] = "exact: the noises of a pool are the ones drawn, in another order."
     cost: ClassVar[str] = (
         "one float32 matrix product, O(N^2 D), then the solver, O(N^3) at worst; with block=n O(N n D) and O(N "
-        "n^2), with slabs O(N D). Memory N^2 floats, N n with blocks, O(N) with slabs."
+        "n^2), with slabs O(N D). Memory N^2 floats, N n with blocks, O(N) with slabs, and as much again with a "
+        "temperature."
     )
 
     block: int | None = None
@@ -65,10 +86,14 @@ class LinearAssignment:
     pool: Literal["batch", "global"] = "batch"
     budget: float | None = None
     group: Any = field(default=None, repr=False)
+    goal: Literal["best", "worst"] = "best"
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.pool, str) or self.pool not in ("batch", "global"):
             raise InputError(f"`pool` must be batch or global, got {self.pool!r}.")
+        if not isinstance(self.goal, str) or self.goal not in ("best", "worst"):
+            raise InputError(f"`goal` must be best or worst, got {self.goal!r}.")
         if self.group is not None and self.pool != "global":
             raise InputError('`group` is for pool="global", got it with pool="batch".')
         _ = self.method
@@ -76,7 +101,11 @@ class LinearAssignment:
     @property
     def method(self) -> Method:
         """How a pool is solved."""
-        return Method(self.solver, self.block, self.budget)
+        return Method(self.solver, self.block, self.budget, self.temperature)
+
+    def toward(self, x: Tensor) -> Tensor:
+        """What noise is assigned to: the data, or their mirror images, which are nearest to what is farthest."""
+        return x if self.goal == "best" else -x
 
     def ranks(self) -> Ranks:
         """Who shares a pool."""
@@ -112,7 +141,7 @@ class LinearAssignment:
             if not sum(counts):
                 raise InputError("a pool must have at least one datum, got none on any rank.")
             every = ranks.concatenate(noise.detach(), counts)
-            share = Share(x, labels, lambda first, last: [every[first:last]])
+            share = Share(self.toward(x), labels, lambda first, last: [every[first:last]])
             pending = begin(share, ranks, counts, self.method, self._seed(generator, ranks, sum(counts)))
             note_single(ranks, pending.alone, sum(counts))
             order = pending.own()
@@ -121,7 +150,7 @@ class LinearAssignment:
 
     def _seed(self, generator: torch.Generator | None, ranks: Ranks, total: int) -> int:
         """The seed of blocks and plans, that of the first rank on all. An exact assignment of all draws nothing."""
-        if self.solver == "exact" and (self.block or total) >= total:
+        if self.solver == "exact" and (self.block or total) >= total and not self.temperature:
             return 0
         device = generator.device if generator is not None else "cpu"
         # By way of the CPU, since ranks may differ in whether they give a generator.
@@ -130,6 +159,8 @@ class LinearAssignment:
     def __str__(self) -> str:
         settings = (
             "" if self.solver == "exact" else self.solver,
+            "worst" if self.goal == "worst" else "",
+            f"entropic:{self.temperature}" if self.temperature else "",
             self.block,
             self.pool if self.pool != "batch" else "",
         )

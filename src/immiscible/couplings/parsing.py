@@ -17,10 +17,10 @@ from immiscible.errors import InputError, shown
 
 ALLOWED = (
     "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
-    " assignment:global, each with an optional @PROBABILITY"
+    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, each with an optional @PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
-PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "score": "the score"}
+PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "temperature": "TEMPERATURE", "score": "the score"}
 
 
 def parse_coupling(spelling: str | Coupling) -> Coupling:
@@ -64,13 +64,19 @@ def _plain(inner: str, spelling: str) -> Coupling:
 
 
 def _assignment(settings: list[str], spelling: str) -> LinearAssignment:
-    """An assignment from its settings, each at most once: a solver, a block size, ``global``."""
+    """An assignment from its settings, each at most once and in any order: see ``ALLOWED``."""
     values: dict[str, Any] = {}
-    for setting in settings:
+    words = iter(settings)
+    for setting in words:
         if setting in SOLVERS:
             name, value = "solver", setting
         elif setting == "global":
             name, value = "pool", setting
+        elif setting in ("worst", "flipped"):
+            # Noise assigned with its sign turned is as far apart as can be.
+            name, value = "goal", "worst"
+        elif setting == "entropic":
+            name, value = "temperature", _number(next(words, ""), spelling)
         else:
             name, value = "block", int(_number(setting, spelling, whole=True))
         if name in values:

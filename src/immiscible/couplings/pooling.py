@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -127,6 +127,7 @@ class PoolPairer:
         assignment = self.parts.assignment
         with full_float32(share.x.device):
             if isinstance(assignment, LinearAssignment):
+                share = replace(share, x=assignment.toward(share.x))
                 return begin(share, self.ranks, counts, assignment.method, seed, self.executor)
             return begin_whole(share, self.ranks, counts, assignment, seed, self.executor)
 

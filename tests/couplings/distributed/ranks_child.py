@@ -50,6 +50,8 @@ COUPLINGS: dict[str, Any] = {
     "auction": LinearAssignment(solver="auction", pool="global"),
     "sinkhorn": LinearAssignment(solver="sinkhorn", pool="global"),
     "slabs": LinearAssignment(64, "slabs", "global"),
+    "worst": LinearAssignment(pool="global", goal="worst"),
+    "entropic": LinearAssignment(pool="global", temperature=0.5),
     "often": Mixed(LinearAssignment(pool="global"), 0.9),
     "seldom": Mixed(LinearAssignment(pool="global"), 0.1),
     "space": InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS), basis=torch.eye(40)[:6])),

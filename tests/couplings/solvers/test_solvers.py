@@ -204,6 +204,13 @@ def test_expected_times_grow_as_they_should():
     ("settings", "message"),
     [
         ({"solver": "hungarian"}, "`solver` must be one of exact, auction, sinkhorn, slabs, auto, got 'hungarian'"),
+        ({"goal": "bad"}, "`goal` must be best or worst, got 'bad'"),
+        ({"temperature": -0.1}, "`temperature` must be a finite number of at least 0, got -0.1"),
+        ({"temperature": True}, "`temperature` must be a finite number of at least 0, got True"),
+        (
+            {"temperature": 1, "solver": "auto"},
+            "`temperature` is for solver exact, auction, sinkhorn, got it with 'auto'",
+        ),
         ({"pool": "world"}, "`pool` must be batch or global, got 'world'"),
         ({"budget": 1.0}, "`budget` is for solver=\"auto\", got it with 'exact'"),
         ({"solver": "auto", "budget": 0}, "`budget` must be None or a positive number of seconds, got 0"),

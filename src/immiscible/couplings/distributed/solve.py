@@ -21,7 +21,7 @@ from torch import Tensor
 
 from immiscible.couplings.distributed.ranks import Ranks, fail_with_others, note_same
 from immiscible.couplings.protocol import Permuting, full_float32, rows
-from immiscible.couplings.solvers.dense import SOLVERS
+from immiscible.couplings.solvers.dense import SOLVERS, perturb
 from immiscible.couplings.solvers.leading import Leading
 from immiscible.couplings.solvers.select import Method, chosen
 from immiscible.couplings.solvers.slabs import BLOCK, slabs
@@ -279,7 +279,9 @@ def _costs(
     def solve() -> Tensor:
         order = torch.arange(sum(counts), device="cpu")
         solver = SOLVERS[method.solver]
-        for group, within in zip(groups, each(lambda cost: solver(cost, seed), costs), strict=True):
+        draws = torch.Generator(costs[0].device).manual_seed(seed)
+        perturbed = [perturb(cost, method.temperature, draws) for cost in costs]
+        for group, within in zip(groups, each(lambda cost: solver(cost, seed), perturbed), strict=True):
             order[group] = group[within]
         return order
 

@@ -42,6 +42,8 @@ PLAN_TEMPERATURE = 0.05
 PLAN_ITERATIONS = 20
 # Below the smallest normal float a weight of the plan counts as this.
 LEAST_WEIGHT = 1e-38
+# About the least exponential variable that float32 draws beside zero.
+LEAST_DRAW = 2.0**-25
 
 Solve = Callable[[Tensor, int], Tensor]
 
@@ -162,6 +164,22 @@ def sinkhorn(cost: Tensor, seed: int = 0) -> Tensor:
 
 
 SOLVERS: dict[str, Solve] = {"exact": exact, "auction": auction, "sinkhorn": sinkhorn}
+
+
+def perturb(cost: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Adds to a cost, in place, Gumbel noise of a temperature in standard deviations of the doubly centred cost.
+
+    Arguments:
+        cost: The cost, with shape (n, n).
+        temperature: The temperature; 0 leaves the cost as it is.
+        generator: Draws it, on the device of the cost.
+    """
+    scale = _centre(cost).std().item() * temperature if temperature and len(cost) > 1 else 0.0
+    if scale > 0:
+        # The logarithm of an exponential variable is minus a Gumbel variable. That of a zero would be infinite.
+        draws = torch.empty_like(cost).exponential_(generator=generator).clamp_min_(LEAST_DRAW)
+        cost.add_(draws.log_(), alpha=scale)
+    return cost
 
 
 def reduce(cost: Tensor) -> Tensor:

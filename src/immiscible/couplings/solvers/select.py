@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,11 +49,13 @@ class Method:
         solver: One of exact, auction, sinkhorn, slabs and auto.
         block: The largest number of data that are solved together, or None.
         budget: The seconds that ``auto`` may take for a pool, or None.
+        temperature: How much of the cost is random, in its standard deviations.
     """
 
     solver: str = "exact"
     block: int | None = None
     budget: float | None = None
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, str) or self.solver not in NAMES:
@@ -60,11 +63,18 @@ class Method:
         whole = isinstance(self.block, int) and not isinstance(self.block, bool)
         if self.block is not None and not (whole and self.block >= 2):
             raise InputError(f"`block` must be None or a whole number of at least 2, got {self.block!r}.")
-        number = isinstance(self.budget, int | float) and not isinstance(self.budget, bool)
-        if self.budget is not None and not (number and self.budget > 0):
+        if self.budget is not None and not (_is_number(self.budget) and self.budget > 0):
             raise InputError(f"`budget` must be None or a positive number of seconds, got {self.budget!r}.")
         if self.budget is not None and self.solver != "auto":
             raise InputError(f'`budget` is for solver="auto", got it with {self.solver!r}.')
+        if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
+            raise InputError(f"`temperature` must be a finite number of at least 0, got {self.temperature!r}.")
+        if self.temperature and self.solver not in SOLVERS:
+            raise InputError(f"`temperature` is for solver {', '.join(SOLVERS)}, got it with {self.solver!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def chosen(method: Method, count: int, size: int, device: torch.device, held: Callable[[], float]) -> Method:
