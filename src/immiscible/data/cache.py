@@ -28,10 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from immiscible.data.images import Images
 from immiscible.errors import InputError, one_line
+from immiscible.io.console import tracked
 
 # Images that take more bytes than these are not held in memory.
 LARGE = 2**30
@@ -169,14 +171,9 @@ def _write(folder: Path, name: str, shape: Sequence[int], fill: Fill, describe: 
 
 def _decode(path: Path, name: str, shape: Sequence[int], fill: Fill, describe: Describe) -> dict[str, Any]:
     """Fills the array, and gives what is written beside it."""
-    from rich.console import Console
-    from rich.progress import track
-
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=tuple(shape))
     _reserve(path)
-    console = Console(stderr=True)
-    rows = fill(torch.from_numpy(array))
-    indices = list(track(rows, f"decoding {name}", total=shape[0], console=console, disable=not console.is_terminal))
+    indices = list(tracked(fill(torch.from_numpy(array)), f"decoding {name}", shape[0]))
     array.flush()
     found = describe(indices)
     pixels = torch.from_numpy(array)[: len(indices)]
@@ -275,13 +272,13 @@ def _mapped(path: Path, count: int) -> Tensor:
 @contextmanager
 def alone(lock: Path, *, wait: bool = True) -> Iterator[bool]:
     """Waits until no other process is in here, or else gives False; the system lets go of a killed one's lock."""
-    # Some systems do not have it, and only what is larger than memory needs it.
-    import fcntl
-
-    with lock.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    held = FileLock(lock, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
