@@ -83,6 +83,32 @@ def diffusion(
     return NoisyBatch(x_t, target, weight)
 
 
+def noise_and_datum(
+    output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction: Literal["eps", "v", "x0"]
+) -> tuple[Tensor, Tensor]:
+    r"""What a network of a diffusion takes a noisy point to be made of.
+
+    Arguments:
+        output: What the network gives, with shape (B, \*).
+        x_t: The noisy points, with the same shape.
+        alpha_bar: The share of the signal's variance, a scalar or with shape (B,); not 0 with ``eps``, not 1 with
+            ``x0``.
+        prediction: What the network was trained to give.
+
+    Returns:
+        The noise and the datum, with the shape of ``x_t``.
+    """
+    at = alpha_bar.expand(len(x_t))
+    signal, spread = per_row(at.sqrt(), x_t), per_row((1 - at).sqrt(), x_t)
+    match prediction:
+        case "eps":
+            return output, (x_t - spread * output) / signal
+        case "v":
+            return signal * output + spread * x_t, signal * x_t - spread * output
+        case "x0":
+            return (x_t - signal * output) / spread, output
+
+
 def shifted_time(t: T, shift: float) -> T:
     """The time at which a flow has ``shift`` times the ratio of signal to noise that it has at ``t``; in [0, 1]."""
     return shift * t / (1 + (shift - 1) * t)

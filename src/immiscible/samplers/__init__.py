@@ -9,9 +9,12 @@ from immiscible.samplers.diffusion import DiffusionSampler
 from immiscible.samplers.flow import Solver
 from immiscible.samplers.parsing import parse_samplers
 from immiscible.samplers.pipeline import PipelineSampler
+from immiscible.samplers.walk import Level, Moment, walk
 
 __all__ = [
     "DiffusionSampler",
+    "Level",
+    "Moment",
     "Multistep",
     "NotFinite",
     "PipelineSampler",
@@ -20,4 +23,5 @@ __all__ = [
     "Solver",
     "Start",
     "parse_samplers",
+    "walk",
 ]

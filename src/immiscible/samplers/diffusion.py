@@ -50,7 +50,7 @@ class DiffusionSampler:
             schedule: The schedule that the network was trained on.
             start: Where to start.
         """
-        scheduler = self._scheduler(schedule)
+        scheduler = self.scheduler(schedule)
         generators = start.generators()
         x = start.noise
         for t in scheduler.timesteps:
@@ -59,7 +59,8 @@ class DiffusionSampler:
             x = scheduler.step(output, t, x, generator=generators, **extra).prev_sample
         return Samples(x, len(scheduler.timesteps))
 
-    def _scheduler(self, schedule: DDPMScheduler) -> Any:
+    def scheduler(self, schedule: DDPMScheduler) -> Any:
+        """The scheduler of diffusers with its timesteps, for a network that was trained on a schedule."""
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
         from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 

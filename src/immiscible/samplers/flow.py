@@ -55,9 +55,9 @@ class Solver:
         counted = _Counted(velocity)
         match self.method:
             case "euler":
-                images = _euler(counted, noise, _times(self.nfe or 1, shift))
+                images = _euler(counted, noise, euler_times(self.nfe or 1, shift))
             case "heun":
-                images = _heun(counted, noise, _times((self.nfe or 2) // 2, shift))
+                images = _heun(counted, noise, euler_times((self.nfe or 2) // 2, shift))
             case "adaptive":
                 images = _adaptive(counted, noise, self.tolerance)
         return Samples(images, counted.calls)
@@ -83,8 +83,8 @@ class _Counted:
         return self.velocity(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)))
 
 
-def _times(steps: int, shift: float) -> list[float]:
-    """The times between the steps, from 0 to 1."""
+def euler_times(steps: int, shift: float) -> list[float]:
+    """The times between even steps, from 0 to 1."""
     return [shifted_time(step / steps, shift) for step in range(steps + 1)]
 
 

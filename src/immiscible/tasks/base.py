@@ -8,10 +8,10 @@ that draw images, and each system overrides what is different with it, so that n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from immiscible.data import Images, read
 from immiscible.errors import InputError
 from immiscible.io.png import write_grid
 from immiscible.networks import UNet, build
-from immiscible.samplers import Sampler, Samples, Start
+from immiscible.samplers import Moment, Sampler, Samples, Start
 from immiscible.samplers.base import check_finite
 from immiscible.seeds import derive, generator, seed_all
 from immiscible.training.sources import PixelSource, PointSource
@@ -30,6 +30,9 @@ from immiscible.training.task import Task
 
 Shape = tuple[int, int, int]
 Predict = Callable[[Tensor, Tensor], Tensor]
+# Ways from noise to data: smooth ones solve an equation, so that more steps come closer to one answer; on noisy ones
+# fresh noise is added; none can be followed.
+Paths = Literal["smooth", "noisy", "none"]
 
 PREVIEW = 36
 # Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
@@ -175,11 +178,33 @@ class PublishedTask(Task, Protocol):
         """
         ...
 
+    paths: ClassVar[Paths]
+    """Whether its way from noise to data can be followed with :meth:`trace`, and whether fresh noise comes in on it."""
+
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """Follows samples from noise to data, by the first of the system's sampling methods.
+
+        Arguments:
+            network: The network, in evaluation mode.
+            start: Where to start; all of it is followed at once.
+            steps: The number of steps, each one network call; of the last the datum is the sample.
+            guidance: The weight of classifier-free guidance; 1 is none.
+
+        Raises:
+            InputError: If the system has no paths, or fewer steps.
+        """
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        r"""What is diffused, with shape (B, \*), as images in [-1, 1]."""
+        ...
+
 
 class ImageTask:
     """What a system that draws images does unless it says otherwise."""
 
     needs: ClassVar[tuple[str, ...]] = ()
+    paths: ClassVar[Paths] = "none"
     preview_file: ClassVar[str] = "samples/step-{step}.png"
 
     @classmethod
@@ -214,6 +239,10 @@ class ImageTask:
     def guidance(self) -> float:
         """No guidance."""
         return 1.0
+
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """There are no paths to follow."""
+        raise InputError(f"paths can be followed where a system has `trace`, got {type(self).__name__} without.")
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, always from the same noise, with shape (B, C, H, W) in [-1, 1]."""
@@ -301,6 +330,10 @@ class PixelTask(ImageTask):
     def at_once(self) -> int:
         """How many images are sampled at once."""
         return images_at_once(self.shape)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Divides by the scale of the data."""
+        return x if self.config.data_scale == 1 else x / self.config.data_scale
 
     def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
         """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""

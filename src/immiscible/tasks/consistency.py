@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeScheduler
@@ -31,12 +32,13 @@ from immiscible.couplings.protocol import per_row
 from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
-from immiscible.samplers import Multistep, Sampler, Samples
+from immiscible.samplers import Level, Moment, Multistep, Sampler, Samples
 from immiscible.samplers.base import Start
 from immiscible.samplers.consistency import SECOND_LEVEL, two_steps
 from immiscible.seeds import seed_all
 from immiscible.tasks.base import (
     Facts,
+    Paths,
     PixelTask,
     Predict,
     drop_labels,
@@ -56,6 +58,7 @@ class ConsistencyTask(PixelTask):
     """Consistency training as the training loop sees it."""
 
     config: ConsistencyConfig
+    paths: ClassVar[Paths] = "noisy"
 
     @staticmethod
     def build(config: ConsistencyConfig, facts: Facts) -> ConsistencyTask:
@@ -102,10 +105,34 @@ class ConsistencyTask(PixelTask):
         def draw(part: Start) -> Samples:
             predict = guided(network, part.labels, guidance)
             scheduler = make_scheduler(self.config)
-            second = SECOND_LEVEL / self.config.schedule_shift
-            return multistep(lambda x, t: predict(x, t / TIME_SCALE), scheduler, part, second)
+            return multistep(lambda x, t: predict(x, t / TIME_SCALE), scheduler, part, self._second_level)
 
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
+
+    @property
+    def _second_level(self) -> float:
+        return SECOND_LEVEL / self.config.schedule_shift
+
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """Follows consistency sampling, see :class:`~immiscible.tasks.base.PublishedTask`.
+
+        The datum is what the consistency function gives, which is where a path ends and not the mean of all data that
+        a point may come from.
+        """
+        predict, moments, most = guided(network, start.labels, guidance), [], self.config.data_scale
+
+        def follow(scaled: Tensor, t: Tensor) -> Tensor:
+            output = predict(scaled, t / TIME_SCALE)
+            sigma = (4 * t / TIME_SCALE).exp()
+            x = scaled * per_row((sigma**2 + self.config.sigma_data**2).sqrt(), scaled)
+            datum = denoised(lambda *_: output, x, sigma, self.config)
+            datum = datum.clamp(-1, 1) if most == 1 else datum
+            noise = (x - datum) / per_row(sigma, x)
+            moments.append(Moment(Level(1.0, sigma[0].item()), x, noise, datum))
+            return output
+
+        Multistep(steps)(follow, make_scheduler(self.config), start, self._second_level)
+        return iter(moments)
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""

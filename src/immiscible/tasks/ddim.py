@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -12,11 +14,12 @@ from torch import Tensor, nn
 from immiscible.config.recipes import DDIMConfig
 from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
-from immiscible.processes import diffusion, shifted_alpha_bar, weighted_mse
-from immiscible.samplers import DiffusionSampler, Sampler, Samples
+from immiscible.processes import diffusion, noise_and_datum, shifted_alpha_bar, weighted_mse
+from immiscible.samplers import DiffusionSampler, Level, Moment, Sampler, Samples, walk
 from immiscible.samplers.base import Start
 from immiscible.tasks.base import (
     Facts,
+    Paths,
     PixelTask,
     drop_labels,
     guided,
@@ -39,6 +42,7 @@ class DiffusionTask(PixelTask):
 
     config: DDIMConfig
     schedule: DDPMScheduler
+    paths: ClassVar[Paths] = "smooth"
 
     @staticmethod
     def build(config: DDIMConfig, facts: Facts) -> DiffusionTask:
@@ -64,6 +68,20 @@ class DiffusionTask(PixelTask):
             return walk(lambda x, t: predict(x, t / TIME_SCALE), self.schedule, part)
 
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
+
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """Follows DDIM's steps, see :class:`~immiscible.tasks.base.PublishedTask`."""
+        predict, most = guided(network, start.labels, guidance), self.config.data_scale
+        timesteps = DiffusionSampler("ddim", steps).scheduler(self.schedule).timesteps
+        alpha_bar = self.schedule.alphas_cumprod[timesteps]
+
+        def guess(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            t = timesteps[step].to(x.device).expand(len(x))
+            output = predict(x, t / TIME_SCALE)
+            noise, datum = noise_and_datum(output, x, alpha_bar[step].to(x.device), self.config.prediction)
+            return noise, datum.clamp(-most, most)
+
+        return walk(guess, start.noise, levels_of(alpha_bar))
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""
@@ -97,6 +115,11 @@ class DiffusionTask(PixelTask):
     def pipeline_call(self, pipeline: str) -> str:
         """The arguments that a pipeline of that class is called with."""
         return f"num_inference_steps={1000 if pipeline == 'DDPMPipeline' else 50}"
+
+
+def levels_of(alpha_bar: Tensor) -> list[Level]:
+    """The amplitudes of datum and noise where the signal has some shares of the variance, with shape (S,)."""
+    return [Level(math.sqrt(share), math.sqrt(1 - share)) for share in alpha_bar.tolist()]
 
 
 def make_schedule(config: DDIMConfig) -> DDPMScheduler:

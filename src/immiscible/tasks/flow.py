@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from immiscible.config.recipes import FlowConfig
 from immiscible.processes import flow, shifted_time, weighted_mse
-from immiscible.samplers import Sampler, Samples, Solver
+from immiscible.samplers import Level, Moment, Sampler, Samples, Solver, walk
 from immiscible.samplers.base import Start
-from immiscible.tasks.base import Facts, PixelTask, drop_labels, guided, in_parts, initial_network, preview
+from immiscible.samplers.flow import euler_times
+from immiscible.tasks.base import Facts, Paths, PixelTask, drop_labels, guided, in_parts, initial_network, preview
 from immiscible.training.task import Batch
 
 PREVIEW_SAMPLER = Solver("euler", 20)
@@ -23,6 +25,7 @@ class FlowTask(PixelTask):
     """Flow matching as the training loop sees it."""
 
     config: FlowConfig
+    paths: ClassVar[Paths] = "smooth"
 
     @staticmethod
     def build(config: FlowConfig, facts: Facts) -> FlowTask:
@@ -45,6 +48,18 @@ class FlowTask(PixelTask):
             return solver(guided(network, part.labels, guidance), part.noise, self.config.schedule_shift)
 
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
+
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """Follows Euler's steps, see :class:`~immiscible.tasks.base.PublishedTask`."""
+        predict = guided(network, start.labels, guidance)
+        times = euler_times(steps, self.config.schedule_shift)[:-1]
+
+        def guess(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            t = times[step]
+            velocity = predict(x, torch.full((len(x),), t, dtype=x.dtype, device=x.device))
+            return x - t * velocity, x + (1 - t) * velocity
+
+        return walk(guess, start.noise, [Level(t, 1 - t) for t in times])
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""

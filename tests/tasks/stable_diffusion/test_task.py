@@ -16,6 +16,7 @@ from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.couplings import LinearAssignment
 from immiscible.data import Images
 from immiscible.errors import InputError
+from immiscible.samplers import PipelineSampler
 from immiscible.tasks.base import Facts
 from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
@@ -188,3 +189,17 @@ def test_samples_depend_on_their_number_and_not_on_the_batch(configure: Configur
 def test_sizes_that_the_model_cannot_draw_are_refused(configure: Configure, size: int) -> None:
     with pytest.raises(InputError, match="--image-size must be a multiple of 8"):
         StableDiffusionTask.build(configure(), Facts((3, size, size)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"prediction": "v", "data_scale": 2.0}])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_path_through_the_latents_ends_at_the_image(configure: Configure, settings: Any, guidance: float) -> None:
+    task = build(configure(**settings))
+    task.network.eval()
+    start = task.start(3, seed=0)
+    moments = list(task.trace(task.network, start, 6, guidance))
+    assert [moment.point.shape for moment in moments] == [start.noise.shape] * 6
+    torch.testing.assert_close(moments[0].point, start.noise)
+    drawn = task.sample(task.network, start, PipelineSampler("ddim", 6), guidance).images
+    # The scheduler's last step is to its first level, which is not quite without noise.
+    torch.testing.assert_close(task.decode(moments[-1].datum), drawn, rtol=0, atol=0.05)

@@ -11,8 +11,9 @@ pairing and leave the paired noise in the target:
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
-from immiscible.processes import diffusion, weighted_mse
-from immiscible.samplers import PipelineSampler, Sampler, Samples, Start
-from immiscible.tasks.base import Facts, draw_start, images_at_once, in_parts, preview
+from immiscible.processes import diffusion, noise_and_datum, weighted_mse
+from immiscible.samplers import Moment, PipelineSampler, Sampler, Samples, Start, walk
+from immiscible.tasks.base import Facts, Paths, draw_start, images_at_once, in_parts, preview
+from immiscible.tasks.ddim import levels_of
 from immiscible.tasks.stable_diffusion.components import Components, load_for
 from immiscible.tasks.stable_diffusion.facts import StableDiffusionFacts
 from immiscible.tasks.stable_diffusion.pipelines import draw, make_pipeline, named_scheduler
@@ -54,6 +56,7 @@ class StableDiffusionTask(StableDiffusionFacts):
     parts: Components
     schedule: DDPMScheduler
     facts: Facts
+    paths: ClassVar[Paths] = "smooth"
 
     @property
     def guidance(self) -> float:
@@ -145,6 +148,34 @@ class StableDiffusionTask(StableDiffusionFacts):
         size = self.facts.shape[1:]
         pipeline = self.pipeline(steps, network).to(next(network.parameters()).device)
         return in_parts(network, start, lambda part: draw(pipeline, part, steps, guidance, size), 1.0, self.at_once)
+
+    @torch.no_grad()
+    def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
+        """Follows DDIM's steps through the latents, see :class:`~immiscible.tasks.base.PublishedTask`."""
+        scheduler = PipelineSampler("ddim", steps).scheduler(dict(self.schedule.config))
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps
+        alpha_bar = self.schedule.alphas_cumprod[timesteps]
+        ids, device = cast(Tensor, start.labels), start.noise.device
+        encoder = self.parts.text_encoder.to(device)
+        states = encode_tokens(encoder, ids)
+        empty = encode_tokens(encoder, tokenize(self.parts.tokenizer, [""]).to(device)).expand_as(states)
+
+        def guess(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+            t = timesteps[step].to(device).expand(len(x))
+            output = network(x, t, states).sample
+            if guidance != 1:
+                without = network(x, t, empty).sample
+                output = without + guidance * (output - without)
+            return noise_and_datum(output, x, alpha_bar[step].to(device), self._prediction())
+
+        return walk(guess, start.noise, levels_of(alpha_bar))
+
+    @torch.no_grad()
+    def decode(self, x: Tensor) -> Tensor:
+        """Decodes latents by the VAE, as the pipeline does."""
+        vae = self._scaled_vae.to(x.device)
+        return vae.decode(x / vae.config.scaling_factor).sample.clamp(-1, 1)
 
     def pipeline(self, sampler: PipelineSampler | None = None, network: nn.Module | None = None) -> Any:
         """The pipeline of diffusers, with the scheduler of a sampler or the model's own.
