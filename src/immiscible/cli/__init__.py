@@ -79,6 +79,11 @@ COMMANDS = {
         "immiscible.cli.arguments:Describe",
         "immiscible.cli.describe:describe",
     ),
+    ("analyze", "data"): Command(
+        "Measure what couplings do to the noise of some data, without training, and write analysis.html.",
+        "immiscible.cli.arguments:AnalyzeData",
+        "immiscible.cli.analyze:analyze_data",
+    ),
     ("doctor",): Command(
         "Show what a report of a fault should say: versions, devices, launcher, caches.",
         "immiscible.cli.doctor:Doctor",

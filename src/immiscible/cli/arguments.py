@@ -13,7 +13,7 @@ import tyro
 from typing_extensions import Doc
 
 from immiscible.config.comparison import comparison_of, one_of
-from immiscible.config.groups import Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
+from immiscible.config.groups import CostSpace, DataFields, Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
 from immiscible.config.recipes import Template, TinyPipeline
 from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
 from immiscible.config.values import Needs, Range, There, Word
@@ -259,6 +259,42 @@ class Describe(Printed):
 
     coupling: Annotated[str, tyro.conf.Positional, Word("COUPLING")]
     """A coupling, such as knn:8 or assignment@0.5."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureData(DataFields, Printed):
+    """Of commands that measure data without any training. Files of arrays may have any shape."""
+
+    observations: Source = ""
+    """A .npy, .npz or .safetensors file with a row for each datum, on which a model is conditioned."""
+    data_scale: Factor = 1.0
+    """Multiply the data by this, as the flag of train does."""
+    batch_size: Images = 256
+    """Data paired at once."""
+    samples: Images = 10_000
+    """At most how many of the data are measured, drawn at random."""
+    seed: Seed = 0
+    """Seed of all that is drawn."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to measure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeData(MeasureData):
+    """Flags of ``immiscible analyze data``."""
+
+    out: Path
+    """A new directory: analysis.html, analysis.json, plots/."""
+    couplings: str = "independent,knn:8,assignment"
+    """Couplings, separated by commas."""
+    cost_space: CostSpace = "centered"
+    """What the couplings rank, as the flag of train says."""
+    within_classes: bool = False
+    """Let an assignment keep noise within classes."""
+    measure: str = ""
+    """Names of measurements, separated by commas, as the page of results has them; nothing for all."""
+    points: Annotated[int, Range(2, 2**16, "a few hundred say as much")] = 512
+    """Noisy points that miscibility is measured at."""
 
 
 def values_of(kind: type, arguments: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from immiscible.seeds import SEED_BITS, seed_of
 from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.folder import fingerprint
 from immiscible.training.checkpoint import weights_digest
-from immiscible.training.launcher import check_device
+from immiscible.training.launcher import device_named
 
 
 def open_run(arguments: FromRun) -> Run:
@@ -91,11 +91,3 @@ def open_text_model(path: Path, step: int | None, device: torch.device | str) ->
     config: Any = run.config
     size, prompts = run.shape[1:], task.facts.prompts
     return TextModel(pipeline, size, origin, prompts, config.caption_template, config.guidance, run.seed_bits)
-
-
-def device_named(name: str) -> str:
-    """The device of that name, if it is there; auto is the GPU where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(name)
-    return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -62,3 +62,24 @@ class Bar:
 def tracked(items: Iterable[T], description: str, total: int) -> Iterable[T]:
     """The same items, with a progress bar on terminals."""
     return track(items, description, total=total, console=console, disable=not console.is_terminal)
+
+
+class Stages:
+    """A progress bar for several pieces of work, one after the other, to enter as a context; on terminals only."""
+
+    def __init__(self) -> None:
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()]
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._progress.add_task("")
+
+    def __enter__(self) -> Stages:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, description: str) -> Callable[[int, int], None]:
+        """Begins the next piece; gives what is called with how much of it is done, and of how much."""
+        self._progress.reset(self._task, description=shown(description))
+        return lambda done, total: self._progress.update(self._task, completed=done, total=total)

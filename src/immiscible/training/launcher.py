@@ -42,6 +42,14 @@ def check_device(name: str) -> None:
         raise InputError(f"--device must be available here, one of {there}, got {name}.")
 
 
+def device_named(name: str) -> str:
+    """The device of that name, if it is there; auto is the GPU where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(name)
+    return name
+
+
 def make_accelerator(config: RunConfig) -> Accelerator:
     """The accelerator that a configuration asks for, on one process or as many as the launcher started.
 
