@@ -87,11 +87,12 @@ def _lugannani_rice(saddle: Tensor, dims: int, noncentrality: Tensor) -> Tensor:
     shift = noncentrality * inverse
     k2 = (4 * shift + 2 * dims) * inverse.square()
     w, u = _root(saddle, dims, noncentrality), saddle * k2.sqrt()
-    skew = (24 * shift + 8 * dims) * (inverse / k2.sqrt()) ** 3
-    kurtosis = (192 * shift + 48 * dims) * (inverse.square() / k2).square()
+    scaled = inverse / k2.sqrt()
+    skew = (24 * shift + 8 * dims) * scaled * scaled.square()
+    kurtosis = (192 * shift + 48 * dims) * scaled.square().square()
     over_u, over_w = 1 / u, 1 / w
     correction = over_u * (1 + kurtosis / 8 - skew.square() * (5 / 24)) - over_w
-    correction += over_w**3 - over_u**3 - skew * over_u.square() / 2
+    correction += over_w.square() * over_w - over_u.square() * over_u - skew * over_u.square() / 2
     tail = torch.special.log_ndtr(-w)
     hazard = torch.exp(-w.square() / 2 - tail) / math.sqrt(2 * math.pi)
     return tail + torch.log1p(hazard * correction)
@@ -105,7 +106,10 @@ def _root(saddle: Tensor, dims: int, noncentrality: Tensor) -> Tensor:
 
 def _second_order(e: Tensor) -> Tensor:
     """e / (1 - e) + log(1 - e) without the cancellation of its first order."""
-    series = sum(e**n * (1 - 1 / n) for n in range(9, 1, -1))
+    series = torch.full_like(e, 1 - 1 / 9)
+    for n in range(8, 1, -1):
+        series.mul_(e).add_(1 - 1 / n)
+    series.mul_(e.square())
     return torch.where(e.abs() < SMALL, series, e / (1 - e) + torch.log1p(-e))
 
 

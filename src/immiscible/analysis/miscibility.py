@@ -33,8 +33,8 @@ from immiscible.errors import InputError
 from immiscible.seeds import derive, generator
 
 # What is less likely than the datum behind a point by this much, in nats, is not looked at closer. Of a million such
-# data the effective number changes by less than 1e-9.
-NEGLIGIBLE = 45.0
+# data the effective number changes by less than one part in 1e5.
+NEGLIGIBLE = 30.0
 # Values of float64 that are worked on at once, in each of about ten tensors.
 VALUES_AT_ONCE = 2**20
 Path = Callable[[float], tuple[float, float]]
