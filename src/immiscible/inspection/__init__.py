@@ -1,0 +1,1 @@
+"""What trained networks have learnt: measurements of runs beside one another, and their page."""
