@@ -1,0 +1,267 @@
+r"""The leak: how well the condition of a datum is read from the noise that it is paired with.
+
+A conditional model is trained on noise given the condition, and sampled from N(0, I) whatever the condition. So where
+the noise tells the condition, the model learns to look for it there, and is misled at sampling: an assignment across
+classes worsens class-conditional models (C2OT, arXiv 2503.10636), one within classes does not.
+
+The condition is predicted by ridge regression, in closed form, from the noise along the leading components of the
+data, from their squares, and from the length of the noise: KNN leaves its traces in the latter two. The data are
+split in two halves, and each is predicted from the other, so no datum is seen both ways. The penalty is that of least
+generalised cross-validation (Golub, Heath and Wahba, Technometrics 21, 1979) on the half that is fitted. What the same
+regression reads from independent noise of the same pairs is its floor.
+
+This probe is linear in its features: what it finds is there, but there may be more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from immiscible.analysis.batches import Batches
+from immiscible.analysis.sampling import Data, Progress, check_data, some, take
+from immiscible.couplings import Coupling, parse_coupling
+from immiscible.couplings.axes import principal_axes
+from immiscible.couplings.protocol import rows
+from immiscible.errors import InputError
+from immiscible.seeds import generator
+
+# Fewer pairs are not worth a regression.
+FEWEST = 100
+# The leading components that noise is looked at along, of how many data.
+COMPONENTS, COMPONENTS_OF = 256, 1024
+# Penalties in units of the variance of one feature.
+PENALTIES = torch.logspace(-4, 4, 33, dtype=torch.float64)
+# A leak counts from this many standard errors on.
+STANDARD_ERRORS = 4.0
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How well a condition is read from the noise, on pairs of data that the regression has not seen.
+
+    Attributes:
+        coupling: The spelling of the coupling.
+        measure: ``accuracy`` for classes, ``R^2`` for a continuous condition.
+        score: The share of classes that are right, or of the variance that is explained, in all columns together.
+        error: Its standard error, over data.
+        floor: The same for independent noise of the same pairs.
+        floor_error: Its standard error.
+        excess: The score less the floor.
+        excess_error: Its standard error.
+        chance: How often the commonest class is right; 0 for a continuous condition.
+        leaks: Whether the excess is more than chance.
+        pairs: The number of pairs.
+        features: The number of features of the noise.
+        batch_size: The data paired at once.
+    """
+
+    coupling: str
+    measure: str
+    score: float
+    error: float
+    floor: float
+    floor_error: float
+    excess: float
+    excess_error: float
+    chance: float
+    leaks: bool
+    pairs: int
+    features: int
+    batch_size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def leak(
+    data: Data,
+    condition: Tensor,
+    coupling: str | Coupling,
+    batches: Batches | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Leak:
+    """Measures how well the condition is read from the noise of a coupling.
+
+    Arguments:
+        data: The data, with shape (N, *), in memory or mapped from a file.
+        condition: Classes, integers with shape (N,), or numbers, floating with shape (N,) or (N, c). Their columns
+            count by their variance: scale those of different units before.
+        coupling: The coupling, or a spelling.
+        batches: What to draw; its labels are what the coupling is given, whatever the condition.
+        progress: Called with how many batches are done, and how many there are.
+
+    Raises:
+        InputError: If there are fewer than 100 pairs or 4 data, the condition is the same for all, or the input is not
+            as it should be.
+
+    Example:
+        >>> data = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+        >>> [round(leak(data, data[:, 0], spelling).excess, 1) for spelling in ("independent", "assignment")]
+        [0.0, 0.8]
+    """
+    coupling, batches = parse_coupling(coupling), batches or Batches()
+    check_data(data, least=4)
+    wanted = _targets(condition, len(data))
+    axes = _axes(data, batches.seed)
+    index, coupled, drawn = [], [], []
+    for pair in batches.paired(data, coupling, progress):
+        index.append(pair.index.cpu())
+        coupled.append(_features(pair.noise, axes))
+        drawn.append(_features(pair.drawn, axes))
+    which = torch.cat(index)
+    if len(which) < FEWEST:
+        raise InputError(f"a leak needs at least {FEWEST} pairs, got {len(which)}: draw more batches.")
+    halves = _halves(which, batches.seed)
+    classes = not condition.is_floating_point()
+    score, floor = (_score(_predict(torch.cat(seen), wanted[which], halves), classes) for seen in (coupled, drawn))
+    excess = Score(score.value - floor.value, score.parts - floor.parts)
+    return Leak(
+        coupling=str(coupling),
+        measure="accuracy" if classes else "R^2",
+        score=score.value,
+        error=score.error(which),
+        floor=floor.value,
+        floor_error=floor.error(which),
+        excess=excess.value,
+        excess_error=excess.error(which),
+        chance=float(wanted[which].mean(0).max()) if classes else 0.0,
+        leaks=excess.value > STANDARD_ERRORS * excess.error(which),
+        pairs=len(which),
+        features=coupled[0].shape[1],
+        batch_size=min(batches.size, len(data)),
+    )
+
+
+class Score(NamedTuple):
+    """A mean over pairs, or a ratio of such means.
+
+    Attributes:
+        value: The score.
+        parts: By how much each pair moves it, with mean 0 and shape (M,).
+    """
+
+    value: float
+    parts: Tensor
+
+    def error(self, index: Tensor) -> float:
+        """Its standard error, with the pairs of one datum taken together.
+
+        Arguments:
+            index: The datum of each pair, with shape (M,).
+        """
+        sums = torch.zeros(int(index.max()) + 1, dtype=self.parts.dtype).index_add_(0, index, self.parts)
+        return float(sums.square().sum().sqrt()) / len(index)
+
+
+def _targets(condition: Tensor, count: int) -> Tensor:
+    """What is to be predicted, with a column for each class or number, in float64."""
+    if not isinstance(condition, Tensor) or condition.ndim == 0 or len(condition) != count:
+        given = tuple(condition.shape) if isinstance(condition, Tensor) else type(condition).__name__
+        raise InputError(f"the condition must be a tensor with a row for each of {count} data, got {given}.")
+    if condition.is_floating_point():
+        wanted = rows(condition).double().cpu()
+        if not bool(wanted.isfinite().all()):
+            raise InputError("the condition must be finite, got NaN or infinite values.")
+        varies = bool((wanted != wanted[0]).any())
+    elif condition.ndim == 1:
+        classes = condition.cpu().unique(return_inverse=True)[1]
+        wanted = torch.nn.functional.one_hot(classes).double()
+        varies = wanted.shape[1] > 1
+    else:
+        raise InputError(
+            f"classes must have shape ({count},), got {tuple(condition.shape)}: use `.float()` if these are numbers."
+        )
+    if not varies:
+        raise InputError("the condition must vary, got the same for all data.")
+    return wanted
+
+
+def _axes(data: Data, seed: int) -> Tensor:
+    """The axes along which the data vary most, as columns with shape (D, q)."""
+    index = some(COMPONENTS_OF, len(data), generator("cpu", seed, "leak components"))
+    return principal_axes(rows(take(data, index)).double(), COMPONENTS).axes
+
+
+def _features(noise: Tensor, axes: Tensor) -> Tensor:
+    """Scalar products with the axes, their squares, and the square of the length, with shape (B, 2q + 1)."""
+    flat = rows(noise).double()
+    along = flat @ axes
+    return torch.cat([along, along.square(), flat.square().sum(1, keepdim=True)], 1).cpu()
+
+
+def _halves(index: Tensor, seed: int) -> list[Tensor]:
+    """Masks of the pairs of either half of the data that were drawn."""
+    data = index.unique()
+    first = data[torch.randperm(len(data), generator=generator("cpu", seed, "leak halves"))[: len(data) // 2]]
+    of_first = torch.isin(index, first)
+    return [of_first, ~of_first]
+
+
+class _Predicted(NamedTuple):
+    """Predictions and what was to be predicted, with shape (M, c), and the halves they were made in."""
+
+    predicted: Tensor
+    wanted: Tensor
+    halves: list[Tensor]
+
+
+def _predict(features: Tensor, wanted: Tensor, halves: list[Tensor]) -> _Predicted:
+    """Predicts each half from the other."""
+    predicted = torch.empty_like(wanted)
+    for held_out, fitted in (halves, halves[::-1]):
+        predicted[held_out] = ridge(features[fitted], wanted[fitted], features[held_out])
+    return _Predicted(predicted, wanted, halves)
+
+
+def ridge(features: Tensor, wanted: Tensor, others: Tensor) -> Tensor:
+    r"""Ridge regression on standardised features, with the penalty of least generalised cross-validation.
+
+    With the eigenvalues :math:`s` of the features' covariance the fit shrinks their principal directions by
+    :math:`s / (s + \lambda)`, so the residuals of all penalties follow from one decomposition.
+
+    Arguments:
+        features: What is fitted on, with shape (n, p), in float64.
+        wanted: What is predicted, with shape (n, c).
+        others: The features to predict from, with shape (m, p).
+
+    Returns:
+        The predictions, with shape (m, c).
+    """
+    count, mean, middle = len(features), features.mean(0), wanted.mean(0)
+    spread = features.std(0, correction=0)
+    # What does not vary says nothing.
+    scale = torch.where(spread > 0, 1 / spread, 0)
+    standard, centred = (features - mean) * scale, wanted - middle
+    values, vectors = torch.linalg.eigh(standard.T @ standard / count)
+    values = values.clamp_min(0)
+    along = vectors.T @ (standard.T @ centred) / count
+    powers = along.square().sum(1)
+    kept = values / (values + PENALTIES[:, None])
+    # |Y - F w|^2 / n, by penalty: each direction explains (2 - kept) * kept of its share.
+    explained = torch.where(values > 0, powers / values.clamp_min(1e-300) * kept * (2 - kept), 0).sum(1)
+    residual = (centred.square().sum() / count - explained).clamp_min(0)
+    freedom = (1 - (kept.sum(1) + 1) / count).clamp_min(1e-9)
+    penalty = PENALTIES[(residual / freedom.square()).argmin()]
+    weights = vectors @ (along / (values + penalty)[:, None])
+    return ((others - mean) * scale) @ weights + middle
+
+
+def _score(made: _Predicted, classes: bool) -> Score:
+    """The accuracy, or R^2."""
+    if classes:
+        right = (made.predicted.argmax(1) == made.wanted.argmax(1)).double()
+        return Score(float(right.mean()), right - right.mean())
+    centred = made.wanted.clone()
+    for half in made.halves:
+        centred[half] -= centred[half].mean(0)
+    missed, spread = ((values**2).sum(1) for values in (made.wanted - made.predicted, centred))
+    total = spread.mean().clamp_min(math.ulp(0.0))
+    share = missed.mean() / total
+    return Score(1 - float(share), (share * spread - missed) / total)
