@@ -218,23 +218,24 @@ def _terms(data: Data, of: list[Part], curve: Curve, labels: Tensor | None, seed
                 terms.append(_Term(part.share, [NearestLaw(part.coupling, part.space)], whole))
             case Independent():
                 terms.append(_Term(part.share, [], whole - 1))
-            case LinearAssignment():
-                terms.append(_assignment(data, part, curve, labels, seed))
+            case LinearAssignment() as assignment:
+                terms.append(_assignment(data, (part, assignment), curve, labels, seed))
     return terms
 
 
-def _assignment(data: Data, part: Part, curve: Curve, labels: Tensor | None, seed: int) -> _Term:
+def _assignment(data: Data, of: tuple[Part, LinearAssignment], curve: Curve, labels: Tensor | None, seed: int) -> _Term:
     """The laws of an assignment, one for each class."""
+    part, assignment = of
     classes = torch.zeros(len(data), dtype=torch.long) if labels is None else labels.unique(return_inverse=True)[1]
     group, laws = torch.full((len(data),), -1), []
     pool = min(curve.batch_size, len(data))
     for number in range(int(classes.max()) + 1):
         members = (classes == number).nonzero()[:, 0].cpu()
         size = round(pool * len(members) / len(data))
-        size = min(size, part.coupling.block or size)
+        size = min(size, assignment.block or size)
         if size < 2:
             continue
-        whole = LinearAssignment(solver=part.coupling.solver, budget=part.coupling.budget)
+        whole = LinearAssignment(solver=assignment.solver, budget=assignment.budget)
         pooled = Pooled(data, members, size, whole, part.space, derive(seed, "class", number))
         group[members] = len(laws)
         small = size <= SMALL_POOL and len(data) <= SMALL_DATA and labels is None

@@ -112,9 +112,8 @@ class PlanLaw:
     def log_ratio(self, pencil: Pencil, index: Tensor, ratio: float, live: Tensor) -> Tensor:
         """See :class:`~immiscible.analysis.laws.Law`."""
         features = self.features(pencil, ratio, live)
-        logits = self.weights[0] + sum(
-            weight * feature for weight, feature in zip(self.weights[1:], features, strict=True)
-        )
+        weights = torch.tensor(self.weights[1:], dtype=torch.float64, device=live.device)
+        logits = self.weights[0] + weights @ torch.stack(features)
         return math.log(self.size) + torch.nn.functional.logsigmoid(logits)
 
     def features(self, pencil: Pencil, ratio: float, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:

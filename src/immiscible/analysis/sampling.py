@@ -30,7 +30,7 @@ class Pairs(NamedTuple):
         noise: The noise after the coupling, with the shape of ``x``.
     """
 
-    index: Tensor
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
     x: Tensor
     drawn: Tensor
     noise: Tensor
