@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 import immiscible
 from immiscible.analysis.laws import NearestLaw, Pencil, Points, Seen
 from immiscible.analysis.miscibility import Curve, diffusing, miscibility, straight
-from immiscible.analysis.plan import Pooled, fit_plan, solve_pools
+from immiscible.analysis.plan import Mirrored, Pooled, fit_plan, solve_pools
 from immiscible.couplings import KNN, CostSpace, InSpace, LinearAssignment, Mixed
 from immiscible.couplings.spaces import Raw
 from immiscible.errors import InputError
@@ -144,18 +145,19 @@ def small_pools(x: Tensor, size: int, seed: int = 0) -> Pooled:
     return Pooled(x, torch.arange(len(x)), size, LinearAssignment(), Raw(), seed)
 
 
+@pytest.mark.parametrize("goal", [1, -1])
 @pytest.mark.parametrize("ratio", [0.0, 0.4])
-def test_brute_force_over_all_permutations_agrees_on_six_data(ratio: float) -> None:
+def test_brute_force_over_all_permutations_agrees_on_six_data(ratio: float, goal: int) -> None:
     x = six()
     points, noise = pairs_of(x, 3)
-    law = solve_pools(small_pools(x, 6))
-    pencil = Pencil(Seen(x, x), points)
+    law = solve_pools(replace(small_pools(x, 6), space=Raw() if goal == 1 else Mirrored(Raw())))
+    pencil = Pencil(Seen.through(law.space, x), points)
     live = torch.ones(6, 3, dtype=torch.bool)
     ours = law.log_ratio(pencil, torch.arange(6), ratio, live).view(6, 3).exp() / 6
     pools = 1500
     for point in range(3):
         noises = noise[point] + ratio * (x[point] - x)
-        expected = enumerated(x, noises, seeded(point), pools)
+        expected = enumerated(goal * x, noises, seeded(point), pools)
         error = (expected * (1 - expected) * (1 / pools + 1 / 1000)).sqrt() + 1e-3
         assert ((ours[:, point] - expected).abs() / error).max() < 4
         spread = [numbers_within(share, noises, of) for share, of in ((ours[:, point], 1000), (expected, pools))]
@@ -170,18 +172,31 @@ def numbers_within(share: Tensor, noises: Tensor, pools: int) -> Tensor:
     return effective((wins.sample((400,)).log() - noises.square().sum(1) / 2).T)
 
 
-def test_the_plan_of_larger_pools_is_near_small_pools_taken_as_they_are(monkeypatch) -> None:
+@pytest.mark.parametrize("coupling", ["assignment", "assignment:worst"])
+def test_the_plan_of_larger_pools_is_near_small_pools_taken_as_they_are(monkeypatch, coupling: str) -> None:
     x = torch.randn(16, 8, generator=seeded(0))
     curve = Curve(points=100, times=(0.0, 0.2), batch_size=6)
-    exact = miscibility(x, "assignment", curve)
+    exact = miscibility(x, coupling, curve)
     monkeypatch.setattr("immiscible.analysis.miscibility.SMALL_POOL", 0)
-    plan = miscibility(x, "assignment", curve)
+    plan = miscibility(x, coupling, curve)
     assert exact.gain is None
     assert plan.gain is not None
     assert plan.gain > 0.5
     torch.testing.assert_close(plan.mean, exact.mean, rtol=0.15, atol=0)
     independent = miscibility(x, "independent", curve)
-    assert exact.mean[1] < 0.85 * independent.mean[1]
+    assert exact.mean[0] < 0.85 * independent.mean[0]
+    # Farthest noise is as telling where there is noise alone; with the data it mixes more than noise of no choice.
+    assert (exact.mean[1] < 0.85 * independent.mean[1]) == (coupling == "assignment")
+
+
+def test_temperature_leads_from_the_assignment_to_independent_noise() -> None:
+    x = torch.randn(40, 8, generator=seeded(0))
+    curve = Curve(points=80, times=(0.0, 0.2), batch_size=20)
+    names = ("assignment", "assignment:entropic:0.0001", "assignment:entropic:1", "assignment:entropic:10000")
+    cold, colder, warm, hot = (torch.tensor(miscibility(x, name, curve).mean) for name in names)
+    torch.testing.assert_close(cold, colder, rtol=1e-3, atol=0)
+    torch.testing.assert_close(hot, torch.tensor(miscibility(x, "independent", curve).mean), rtol=0.03, atol=0)
+    assert bool((cold < warm).all() and (warm < hot).all())
 
 
 def test_an_estimated_ratio_averages_to_one_over_noise(digits) -> None:

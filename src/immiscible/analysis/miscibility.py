@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from immiscible.analysis.laws import Law, NearestLaw, Part, Pencil, Points, Seen, parts
-from immiscible.analysis.plan import SMALL_DATA, SMALL_POOL, PlanLaw, Pooled, fit_plan, solve_pools
+from immiscible.analysis.plan import SMALL_DATA, SMALL_POOL, Mirrored, PlanLaw, Pooled, fit_plan, solve_pools
 from immiscible.analysis.sampling import Data, Progress, check_counts, check_data, pairs, take
 from immiscible.couplings import KNN, Coupling, Independent, InSpace, LinearAssignment
 from immiscible.couplings.parsing import parse_coupling
@@ -235,10 +235,11 @@ def _assignment(data: Data, of: tuple[Part, LinearAssignment], curve: Curve, lab
         size = min(size, assignment.block or size)
         if size < 2:
             continue
-        whole = LinearAssignment(solver=assignment.solver, budget=assignment.budget)
-        pooled = Pooled(data, members, size, whole, part.space, derive(seed, "class", number))
+        whole = replace(assignment, block=None, pool="batch", group=None, goal="best")
+        space = part.space if assignment.goal == "best" else Mirrored(part.space)
+        pooled = Pooled(data, members, size, whole, space, derive(seed, "class", number))
         group[members] = len(laws)
-        small = size <= SMALL_POOL and len(data) <= SMALL_DATA and labels is None
+        small = size <= SMALL_POOL and len(data) <= SMALL_DATA and labels is None and not whole.temperature
         laws.append(solve_pools(pooled) if small else fit_plan(pooled))
     return _Term(part.share, laws, group)
 

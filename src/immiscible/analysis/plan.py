@@ -84,6 +84,30 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Mirrored:
+    """A space in which data are ranked as their mirror images: what is nearest to those is farthest from the data.
+
+    Attributes:
+        space: The space of the data.
+    """
+
+    space: Space
+
+    @property
+    def is_coarse(self) -> bool:
+        return self.space.is_coarse
+
+    def ranked(self, x: Tensor) -> Tensor:
+        return -self.space.ranked(x)
+
+    def coarse(self, noise: Tensor) -> Tensor:
+        return self.space.coarse(noise)
+
+    def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
+        return self.space.replaced(noise, chosen)
+
+
+@dataclass(frozen=True)
 class PlanLaw:
     """That of an assignment over larger pools, by an entropic plan.
 
