@@ -134,10 +134,15 @@ def test_scores_are_those_of_scikit_learn_and_errors_those_of_repetitions() -> N
 
 def test_data_are_never_seen_both_ways() -> None:
     index = torch.tensor([5, 2, 5, 9, 2, 7, 9, 5])
-    first, second = module._halves(index, 0)
+    first, second = module._halves(index, torch.zeros(10), 0)
     assert torch.equal(first, ~second)
     assert not set(index[first].tolist()) & set(index[second].tolist())
     assert len(set(index[first].tolist())) == 2
+    classes = torch.tensor([0] * 60 + [1] * 40)
+    first, second = module._halves(torch.arange(100), classes, 0)
+    assert classes[first].sum() == classes[second].sum() == 20
+    # Within a class at random.
+    assert len(set(first[:60].nonzero()[:, 0].diff().tolist())) > 1
 
 
 def test_it_is_written_down(actions) -> None:

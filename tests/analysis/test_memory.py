@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import weakref
-
 import pytest
 import torch
 
@@ -28,13 +26,19 @@ def test_a_view_keeps_the_memory_of_its_base() -> None:
         kept.append((x + 1)[:1])
         kept.append(x + 2)
 
-    assert most_memory(call) == 8000
+    # Else views keep the tensor that they are of.
+    with torch.inference_mode():
+        assert most_memory(call) == 8000
 
 
-def test_nothing_that_was_counted_is_kept() -> None:
-    made = []
-    most_memory(lambda: made.append(weakref.ref(torch.zeros(3) + 1)))
-    assert made[0]() is None
+def test_what_is_gone_does_not_count() -> None:
+    # Kept in pairs, so that neither a place in memory nor a name is taken again.
+    def call() -> None:
+        for size in range(1000, 6000, 1000):
+            pair = torch.zeros(size), torch.zeros(size)
+            del pair
+
+    assert most_memory(call) == 2 * 4 * 5000
 
 
 @pytest.mark.parametrize(("spelling", "tensors"), [("independent", 0), ("knn:8", 1), ("assignment", 1)])

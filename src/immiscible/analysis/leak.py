@@ -118,8 +118,8 @@ def leak(
     which = torch.cat(index)
     if len(which) < FEWEST:
         raise InputError(f"a leak needs at least {FEWEST} pairs, got {len(which)}: draw more batches.")
-    halves = _halves(which, batches.seed)
     classes = not condition.is_floating_point()
+    halves = _halves(which, wanted.argmax(1) if classes else torch.zeros(len(wanted)), batches.seed)
     score, floor = (_score(_predict(torch.cat(seen), wanted[which], halves), classes) for seen in (coupled, drawn))
     excess = Score(score.value - floor.value, score.parts - floor.parts)
     return Leak(
@@ -196,11 +196,19 @@ def _features(noise: Tensor, axes: Tensor) -> Tensor:
     return torch.cat([along, along.square(), flat.square().sum(1, keepdim=True)], 1).cpu()
 
 
-def _halves(index: Tensor, seed: int) -> list[Tensor]:
-    """Masks of the pairs of either half of the data that were drawn."""
+def _halves(index: Tensor, classes: Tensor, seed: int) -> list[Tensor]:
+    """Masks of the pairs of either half of the data that were drawn, each with half of every class.
+
+    Else a class that is common in one half would be rare in the other, and guesses worse than chance.
+
+    Arguments:
+        index: The datum of each pair, with shape (M,).
+        classes: The class of each datum, with shape (N,).
+        seed: The seed of the split.
+    """
     data = index.unique()
-    first = data[torch.randperm(len(data), generator=generator("cpu", seed, "leak halves"))[: len(data) // 2]]
-    of_first = torch.isin(index, first)
+    data = data[torch.randperm(len(data), generator=generator("cpu", seed, "leak halves"))]
+    of_first = torch.isin(index, data[classes[data].argsort(stable=True)][::2])
     return [of_first, ~of_first]
 
 
