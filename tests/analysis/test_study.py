@@ -40,8 +40,8 @@ LENGTH = Measurement("length", "How long", _length, _shown, lambda result: f"{re
 def test_what_cannot_be_measured_is_left_out_by_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "MEASUREMENTS", (LENGTH,))
     monkeypatch.setattr(page, "MEASUREMENTS", (LENGTH,))
-    couplings = couplings_of("independent,knn:2,knn:4,assignment", "centered", DATA)
-    results = study.measure(Study(DATA, couplings), study.chosen(""), lambda said: lambda done, of: None)
+    given = Study(DATA, "independent,knn:2,knn:4,assignment")
+    results = study.measure(given, study.chosen(""), lambda said: lambda done, of: None)
     assert results["length"]["independent"] == {"coupling": "independent", "length": 11}
     assert results["length"]["knn:2"] == {"left_out": "knn has no length."}
     assert study.headlines(results)[:2] == ["length, independent: 11 letters", "length, knn:2: knn has no length."]

@@ -6,8 +6,10 @@ coupling, or of such data, says why in an :class:`~immiscible.errors.InputError`
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -15,10 +17,14 @@ from torch import Tensor
 from immiscible.analysis import showing
 from immiscible.analysis.audit import audit
 from immiscible.analysis.batches import Batches
+from immiscible.analysis.centroids import CentroidSampling, centroids
+from immiscible.analysis.cost import cost
+from immiscible.analysis.leak import leak
 from immiscible.analysis.miscibility import Curve, miscibility
+from immiscible.analysis.reduction import Scale, Table, reductions, scaling
 from immiscible.analysis.sampling import Progress
 from immiscible.analysis.showing import Results, Shown
-from immiscible.couplings import Coupling, InSpace, parse_coupling
+from immiscible.couplings import KNN, Coupling, InSpace, Mixed, parse_coupling
 from immiscible.couplings.spaces import parse_space
 from immiscible.data.measured import Measured
 from immiscible.errors import InputError
@@ -26,6 +32,9 @@ from immiscible.errors import InputError
 # Called with a measurement and a coupling; gives what is called with how much of that is done.
 Stages = Callable[[str], Progress]
 LEFT_OUT = "left_out"
+# What reductions are measured at: as published, and beyond.
+KS, SIZES = (2, 4, 8, 16, 64), (64, 128, 256, 512, 1024, 2048)
+SCALES: tuple[Scale, ...] = ("unit", "range")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +43,8 @@ class Study:
 
     Attributes:
         data: The data.
-        couplings: The couplings by their spellings, each in the space that it ranks in.
+        spellings: The couplings, separated by commas.
+        cost_space: The spelling of the space that they rank in.
         batch_size: The data paired at once.
         points: The noisy points of a miscibility curve.
         seed: The seed of all that is drawn.
@@ -42,11 +52,17 @@ class Study:
     """
 
     data: Measured
-    couplings: Mapping[str, Coupling]
+    spellings: str
+    cost_space: str = "centered"
     batch_size: int = 256
     points: int = 512
     seed: int = 0
     within: bool = False
+
+    @functools.cached_property
+    def couplings(self) -> Mapping[str, Coupling]:
+        """The couplings by their spellings, each in the space that it ranks in."""
+        return couplings_of(self.spellings, self.cost_space, self.data)
 
     @property
     def labels(self) -> Tensor | None:
@@ -56,6 +72,34 @@ class Study:
     def batches(self, count: int = 32) -> Batches:
         """That many batches, as training would pair them."""
         return Batches(count, self.batch_size, self.labels, self.seed)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The reduction of the mean distance in per cent by a coupling, at a k or a number of data, and at a scale."""
+
+    coupling: str
+    batch_size: int
+    at: int
+    scale: str
+    percent: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Reductions:
+    """The reduction of the mean distance.
+
+    Attributes:
+        against: What is varied: ``k`` or ``batch_size``.
+        steps: The reduction at each.
+    """
+
+    against: str
+    steps: list[Step]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class HasResult(Protocol):
@@ -93,11 +137,58 @@ def _audit(study: Study, name: str, progress: Progress) -> HasResult:
     return audit(study.data.x, study.couplings[name], study.batches(), progress=progress)
 
 
+def _centroids(study: Study, name: str, progress: Progress) -> HasResult:
+    sampling = CentroidSampling(batch_size=study.batch_size)
+    return centroids(
+        study.data.x, study.couplings[name], sampling, labels=study.labels, seed=study.seed, progress=progress
+    )
+
+
+def _reduction(study: Study, name: str, progress: Progress) -> HasResult:
+    """At each scale, against k of KNN, and of others against the data paired at once."""
+    coupling, found = parse_coupling(name), []
+    # Of one that couples in some batches only it is that share, without the chance of the coins.
+    share, coupling = (coupling.p, coupling.coupling) if isinstance(coupling, Mixed) else (1.0, coupling)
+    steps = KS if isinstance(coupling, KNN) else [size for size in SIZES if size <= len(study.data)]
+    for scale in SCALES:
+        # The space is that of the data at this scale.
+        shift, divisor = scaling(study.data.x, scale, study.seed)
+        data = dataclasses.replace(study.data, x=(study.data.x - shift) / divisor)
+        for done, step in enumerate(steps):
+            varied = str(dataclasses.replace(coupling, k=step)) if isinstance(coupling, KNN) else str(coupling)
+            ranked = couplings_of(varied, study.cost_space, data)[varied]
+            at = Table([study.batch_size if isinstance(coupling, KNN) else step], ["raw"])
+            (measured,) = reductions(data.x, [ranked], at, labels=study.labels, seed=study.seed)
+            found.append(
+                Step(varied, measured.batch_size, step, scale, share * measured.percent, share * measured.error)
+            )
+            progress(SCALES.index(scale) * len(steps) + done + 1, len(SCALES) * len(steps))
+    return Reductions("k" if isinstance(coupling, KNN) else "batch_size", found)
+
+
+def _leak(study: Study, name: str, progress: Progress) -> HasResult:
+    """Of the observations, each brought to unit variance so that they count alike; else of the classes."""
+    condition = study.data.standard_observations()
+    condition = study.data.labels if condition is None else condition
+    if condition is None:
+        raise InputError("a leak needs labels or observations, and these data have neither.")
+    return leak(study.data.x, condition, study.couplings[name], study.batches(), progress=progress)
+
+
+def _cost(study: Study, name: str, progress: Progress) -> HasResult:
+    return cost(study.data.x, study.couplings[name], study.batches(), progress=progress)
+
+
 MEASUREMENTS = (
     Measurement(
         "miscibility", "How many data are mixed", _miscibility, showing.miscibility, showing.miscibility_headline
     ),
     Measurement("audit", "Is the noise still N(0, I)?", _audit, showing.audit, showing.audit_headline),
+    Measurement("reduction", "How much nearer the noise is", _reduction, showing.reduction, showing.reduction_headline),
+    Measurement(
+        "centroids", "Centroid distance, as published", _centroids, showing.centroids, showing.centroids_headline
+    ),
+    Measurement("cost", "What pairing costs", _cost, showing.cost, showing.cost_headline),
 )
 
 

@@ -84,6 +84,11 @@ COMMANDS = {
         "immiscible.cli.arguments:AnalyzeData",
         "immiscible.cli.analyze:analyze_data",
     ),
+    ("advise",): Command(
+        "Measure some data and recommend a coupling, with the reasons.",
+        "immiscible.cli.arguments:Advise",
+        "immiscible.cli.advise:advise",
+    ),
     ("doctor",): Command(
         "Show what a report of a fault should say: versions, devices, launcher, caches.",
         "immiscible.cli.doctor:Doctor",

@@ -31,10 +31,17 @@ def analyze_data(arguments: AnalyzeData) -> None:
     data = measured(arguments)
     if arguments.within_classes and data.labels is None:
         raise InputError(f"--within-classes needs data with labels, got {data.name} without.")
-    couplings = study.couplings_of(arguments.couplings, arguments.cost_space, data)
     given = study.Study(
-        data, couplings, arguments.batch_size, arguments.points, arguments.seed, arguments.within_classes
+        data,
+        arguments.couplings,
+        arguments.cost_space,
+        arguments.batch_size,
+        arguments.points,
+        arguments.seed,
+        arguments.within_classes,
     )
+    # The space is fitted now, so that data without such a space are refused before any work.
+    _ = given.couplings
     say_part(data)
     with locked(arguments.out, directory=False, check=check):
         with Stages() as stages:

@@ -16,7 +16,7 @@ from immiscible.config.comparison import comparison_of, one_of
 from immiscible.config.groups import CostSpace, DataFields, Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
 from immiscible.config.recipes import Template, TinyPipeline
 from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
-from immiscible.config.values import Needs, Range, There, Word
+from immiscible.config.values import Needs, Range, Text, There, Word
 from immiscible.errors import InputError
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Word("RUN"), There()]
@@ -295,6 +295,21 @@ class AnalyzeData(MeasureData):
     """Names of measurements, separated by commas, as the page of results has them; nothing for all."""
     points: Annotated[int, Range(2, 2**16, "a few hundred say as much")] = 512
     """Noisy points that miscibility is measured at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advise(MeasureData):
+    """Flags of ``immiscible advise``."""
+
+    system: Annotated[str, Doc(f"What is to be trained: {_either([row.name for row in ROWS])}.")] = "flow"
+    conditional: bool = False
+    """The model is conditioned on the labels of the data, on their observations, or on their captions."""
+    nfe: Annotated[str, Text(r"\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*", "whole numbers such as 5,50")] = "5,50"
+    """Numbers of network calls that samples are to be drawn with, separated by commas."""
+    budget_ms: Annotated[float, Range(0.0, 1e6, "no step takes as long")] = 0.0
+    """What pairing may add to a training step on this machine, in milliseconds; 0 for anything."""
+    cost_space: CostSpace = "centered"
+    """What the coupling is to rank, as the flag of train says."""
 
 
 def values_of(kind: type, arguments: Any) -> dict[str, Any]:

@@ -47,7 +47,6 @@ class Measured:
         labels: The class of each, ``int64`` with shape (N,), or None.
         observations: What a model is conditioned on, ``float32`` with shape (N, c), or None.
         captions: Whether there are captions.
-        named_captions: Whether captions are few, as class names are.
     """
 
     name: str
@@ -56,7 +55,6 @@ class Measured:
     labels: Tensor | None = None
     observations: Tensor | None = None
     captions: bool = False
-    named_captions: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -78,6 +76,12 @@ class Measured:
     def sample(self) -> Tensor:
         """What a cost space is fitted to: at most 4,096 of them."""
         return self.x[:4096]
+
+    def standard_observations(self) -> Tensor | None:
+        """The observations, each brought to mean 0 and unit variance."""
+        if self.observations is None:
+            return None
+        return (self.observations - self.observations.mean(0)) / self.observations.std(0).clamp_min(1e-6)
 
     def prepared(self, device: torch.device | str, scale: float) -> Measured:
         """The same data on a device, multiplied by a scale; labels and observations stay where they are."""
@@ -123,8 +127,7 @@ def _of_images(spec: str, options: ReadOptions, most: int, seed: int) -> tuple[M
     images = reading.read(spec, options)
     index = _chosen(len(images), most, seed)
     x, labels = images.batch(index)
-    few = 0 < len(set(images.captions)) <= len(images) // 8
-    return Measured(images.name, len(images), x, labels, None, bool(images.captions), few), index
+    return Measured(images.name, len(images), x, labels, None, bool(images.captions)), index
 
 
 def _of_arrays(
@@ -152,7 +155,7 @@ def _with_observations(data: Measured, spec: str, index: Tensor) -> Measured:
     arrays = _opened(path)
     key = next((key for key in OBSERVATION_KEYS if key in arrays), None) or _key(path.name, arrays)
     rows = _rows(path.name, arrays[key](), data.total, index)
-    return Measured(data.name, data.total, data.x, data.labels, rows, data.captions, data.named_captions)
+    return dataclasses.replace(data, observations=rows)
 
 
 def _opened(path: Path) -> dict[str, Callable[[], Any]]:
