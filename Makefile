@@ -67,7 +67,7 @@ release: $(VENV)/.dev ## Dates, checks, commits and tags VERSION=x.y.z; DRY_RUN=
 publish: address dist ## Uploads what `make dist` built and checked to the package index; for maintainers.
 	$(BIN)/python -m twine upload dist/*
 
-address:
+address: ## Checks that the project names its public address, which README needs on the index.
 	@grep -q '^Repository = ' pyproject.toml || { \
 		echo "make: first give Repository in [project.urls] of pyproject.toml: README's pictures need it" >&2; exit 1; }
 

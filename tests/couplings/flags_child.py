@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from immiscible import LinearAssignment, Pool
 
-spec = importlib.util.spec_from_file_location("test_flags", Path(__file__).with_name("test_flags.py"))
+spec = importlib.util.spec_from_file_location("test_loader_flags", Path(__file__).with_name("test_loader_flags.py"))
 assert spec is not None
 assert spec.loader is not None
 flags = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -11,10 +11,10 @@ from typing import NoReturn
 
 from immiscible.cli.exit import (
     WITH_LESS_MEMORY,
-    Exit,
     in_group,
     is_loss,
     is_out_of_memory,
+    leave,
     loss_of,
     tell,
     tell_refusal,
@@ -98,8 +98,7 @@ COMMANDS = {
 
 
 def program() -> NoReturn:
-    """The program ``immiscible``: runs :func:`main` and ends the process with its status, see :mod:`.exit`."""
-    end = Exit()
+    """The program ``immiscible``: runs :func:`main` and ends the process with its status, see :mod:`.ending`."""
     try:
         status = main()
     except Exception:
@@ -108,7 +107,7 @@ def program() -> NoReturn:
             raise
         traceback.print_exc()
         status = 1
-    end.leave(status)
+    leave(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

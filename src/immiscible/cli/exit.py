@@ -1,8 +1,8 @@
 """How a command ends where it is one of several processes: one line for all of them, and a status to be trusted.
 
-A thread of gloo may still hold tensors when the interpreter ends. It then asks for the interpreter's lock, is refused
-it, and takes the process down with SIGABRT after the work is done. So a process that was in a group ends right after
-its exit handlers, before the interpreter is taken down.
+A thread of gloo may still hold tensors when the interpreter ends. It then asks for the interpreter's lock, is told to
+exit, and takes the process down with SIGABRT after the work is done. So a process that was in a group does all that an
+interpreter does at its end, and leaves without it.
 """
 
 from __future__ import annotations
@@ -30,28 +30,19 @@ def in_group() -> bool:
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
-class Exit:
-    """The end of the process. It is made before anything else: exit handlers run in reverse, so its own is last."""
-
-    def __init__(self) -> None:
-        self._status: int | None = None
-        atexit.register(self._end)
-
-    def leave(self, status: int) -> NoReturn:
-        """Ends the process; one in a group only when the others have come as far, unless something failed."""
-        if in_group():
-            self._status = _part() if status == 0 else status
-            status = self._status
+def leave(status: int) -> NoReturn:
+    """Ends the process; one in a group only when the others have come as far, unless something failed."""
+    if not in_group():
         sys.exit(status)
-
-    def _end(self) -> None:
-        if self._status is None:
-            return
-        for stream in (sys.stdout, sys.stderr):
-            # What cannot be written now was reported already.
-            with contextlib.suppress(OSError, AttributeError):
-                stream.flush()
-        os._exit(self._status)
+    if status == 0:
+        status = _part()
+    # What runs at an interpreter's end: log handlers, temporary files and the like.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # What cannot be written now was told already.
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()
+    os._exit(status)
 
 
 def _part() -> int:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from immiscible.io.files import LOCK, is_unfinished, remove, stem, writing
 
 # What file systems answer that have no locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+# Seconds that the other processes of a group wait for the first, where all are refused.
+LONGEST_WAIT = 3.0
 # What is written into a lock.
 OURS = re.compile(r"process \d+ on .*")
 
@@ -41,7 +44,12 @@ def locked(
     """
     if together and not _is_first():
         _agree(None, together)
-        yield
+        try:
+            yield
+        except InputError:
+            # All are refused alike. But a launcher kills the others where one ends, and the first has a lock to remove.
+            _await_release(lock_of(out, directory))
+            raise
         return
     path, refusal, lock, mine = lock_of(out, directory), None, None, False
     new = _missing_above(path)
@@ -65,6 +73,13 @@ def locked(
         with suppress(OSError):
             for made in new:
                 made.rmdir()
+
+
+def _await_release(path: Path) -> None:
+    """Waits until a lock is gone, but not for long: its holder may have no reason to let go of it."""
+    until = time.monotonic() + LONGEST_WAIT
+    while path.exists() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _missing_above(path: Path) -> list[Path]:
