@@ -17,14 +17,17 @@ is mostly what the noisy point leaves open; ``fid_N`` at N network calls; ``prec
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from _figures import write_figures
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from immiscible.analysis.miscibility import Curve, miscibility
 from immiscible.comparison.plan import run_config, variants_of
@@ -35,7 +38,7 @@ from immiscible.couplings import InSpace, parse_coupling
 from immiscible.data import Images
 from immiscible.evaluation.quality import FILE as SCORES
 from immiscible.evaluation.quality import SAMPLING_SEED
-from immiscible.io.files import write_json
+from immiscible.io.files import write_bytes, write_json
 from immiscible.runs.cost_space import fit_cost_space
 from immiscible.runs.directory import SUMMARY
 from immiscible.runs.open import load_run
@@ -45,8 +48,9 @@ from immiscible.tasks.registry import load_data
 
 HERE = Path(__file__).parent
 CSV = HERE / "optimal_transport.csv"
+PICTURE = HERE.parent / "docs" / "optimal-transport.png"
 # Batches whose distances are averaged; images, noisy points and times of the miscibility; starts and steps of paths.
-BATCHES, IMAGES, POINTS, TIMES = 40, 4000, 256, (0.0, 0.1, 0.2, 0.3, 0.5)
+BATCHES, IMAGES, POINTS, TIMES = 40, 4000, 256, (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 STARTS, CALLS = 512, 50
 COUPLINGS = (
     "independent",
@@ -56,6 +60,14 @@ COUPLINGS = (
     "assignment:entropic:0.3",
     "assignment:entropic:3",
 )
+COLOURS = ("#222222", "#0072b2", "#d55e00", "#009e73", "#56b4e9", "#cc79a7")
+NFES = (2, 5, 10, 50)
+# The columns of the page's tables.
+SHOWN = {
+    "pairs": "pairs' distance", "mixed_0.0": "mixed, t = 0", "mixed_0.2": "t = 0.2", "mixed_0.3": "t = 0.3",
+    "model": "model's distance", "bend": "bend", "loss": "loss", "fid_2": "FID@2", "fid_5": "FID@5",
+    "fid_10": "FID@10", "fid_50": "FID@50",
+}  # fmt: skip
 # These are trained with every seed before the others are.
 FIRST = 4
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -70,7 +82,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def comparison(out: Path, data: str, seeds: str) -> Comparison:
     """What `immiscible compare flow` would be asked for."""
     settings = SETTINGS[data] | {"out": out / data, "couplings": ",".join(COUPLINGS), "seeds": seeds}
-    return comparison_of("flow")(**settings, nfe="2,5,10,50", evaluations=1)
+    return comparison_of("flow")(**settings, nfe=",".join(map(str, NFES)), evaluations=1)
 
 
 def train_all(config: Comparison) -> None:
@@ -91,12 +103,17 @@ def measured(config: Comparison) -> Iterator[dict[str, object]]:
     data = load_data(config)
     for variant in variants_of(config):
         runs = [run_config(config, variant, seed) for seed in config.seed_list]
-        for run in (run for run in runs if (run.out / SCORES).exists()):
+        for run in (run for run in runs if len(scores_of(run.out)) == len(NFES)):
             yield (
                 {"data": config.data, "coupling": variant.name, "seed": run.seed}
                 | of_pairs(run, data)
                 | of_run(run.out)
             )
+
+
+def scores_of(path: Path) -> list[dict[str, Any]]:
+    """The scores that a run has so far, one for each number of network calls."""
+    return json.loads((path / SCORES).read_text())["scores"] if (path / SCORES).exists() else []
 
 
 def of_pairs(config: RunConfig, data: Images) -> dict[str, float]:
@@ -113,7 +130,8 @@ def of_pairs(config: RunConfig, data: Images) -> dict[str, float]:
         some = data.batch(torch.randperm(len(data), generator=draws)[:IMAGES])[0]
         found = miscibility(some, coupling, Curve(points=POINTS, times=TIMES, batch_size=size))
         mixed = {f"mixed_{time}": round(mean, 2) for time, mean in zip(TIMES, found.mean, strict=True)}
-        write_json(kept, {"pairs": round(statistics.fmean(distances), 5)} | mixed)
+        error = max(off / mean for off, mean in zip(found.estimate_error, found.mean, strict=True))
+        write_json(kept, {"pairs": round(statistics.fmean(distances), 5)} | mixed | {"mixed_error": round(error, 4)})
     return json.loads(kept.read_text())
 
 
@@ -128,7 +146,7 @@ def of_run(path: Path) -> dict[str, float]:
         x = x + velocities[-1] / CALLS
     displacement = x - start
     bend = torch.stack([(velocity - displacement).square().mean() for velocity in velocities]).mean()
-    scores = json.loads((path / SCORES).read_text())["scores"]
+    scores = scores_of(path)
     last = max(scores, key=lambda score: score["calls"])
     return {
         "model": round(displacement.square().mean().item(), 5),
@@ -138,6 +156,56 @@ def of_run(path: Path) -> dict[str, float]:
         "precision": round(last["precision"], 4),
         "recall": round(last["recall"], 4),
     }
+
+
+def page_tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of the page, in Markdown: mean and standard deviation over the seeds."""
+    text = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        text += [
+            "",
+            f"{data}:",
+            "",
+            f"| coupling | seeds | {' | '.join(SHOWN.values())} |",
+            "|---" * (len(SHOWN) + 2) + "|",
+        ]
+        for coupling in COUPLINGS:
+            of = [row for row in rows if (row["data"], row["coupling"]) == (data, coupling)]
+            if of:
+                cells = [spread([float(row[name]) for row in of]) for name in SHOWN]
+                text.append(f"| `{coupling}` | {len(of)} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation; the mean alone where nothing varies."""
+    mean = statistics.fmean(values)
+    digits = 0 if mean >= 100 else 1 if mean >= 10 else 2 if mean >= 1 else 3
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation else "")
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws, for each data set, the miscibility over the time and the FID over the number of network calls."""
+    names = list(dict.fromkeys(row["data"] for row in rows))
+    figure = Figure(figsize=(9.5, 3.4 * len(names)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), data in zip(figure.subplots(len(names), 2, squeeze=False), names, strict=True):
+        for coupling, colour in zip(COUPLINGS, COLOURS, strict=True):
+            of = [row for row in rows if (row["data"], row["coupling"]) == (data, coupling)]
+            if of:
+                style = {"color": colour, "label": coupling, "marker": "o", "markersize": 3}
+                left.plot(TIMES, [float(of[0][f"mixed_{time}"]) for time in TIMES], **style)
+                mean = [statistics.fmean(float(row[f"fid_{calls}"]) for row in of) for calls in NFES]
+                right.plot(NFES, mean, **style)
+        left.set(yscale="log", xlabel="time (0 is noise)", ylabel="images mixed", title=data)
+        right.set(yscale="log", xscale="log", xticks=NFES, xlabel="network calls", ylabel="FID", title=data)
+        right.set_xticks(NFES, [str(calls) for calls in NFES], minor=False)
+        right.minorticks_off()
+        right.legend(fontsize=7, frameon=False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    write_bytes(path, image.getvalue())
 
 
 def main() -> None:
@@ -151,7 +219,10 @@ def main() -> None:
     if not arguments.measure:
         train_all(comparison(arguments.out, arguments.data, arguments.seeds))
     asked = [comparison(arguments.out, data, "0,1,2") for data in SETTINGS if (arguments.out / data).exists()]
-    write_figures(CSV, [row for config in asked for row in measured(config)])
+    rows = [row for config in asked for row in measured(config)]
+    write_figures(CSV, rows)
+    draw(rows, PICTURE)
+    print(page_tables(rows))
 
 
 if __name__ == "__main__":
