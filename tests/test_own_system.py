@@ -162,3 +162,13 @@ def test_system_that_a_distribution_offers_is_found(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "train toy" in done.stdout, done.stderr
     assert "Train a toy of a distribution." in done.stdout
+
+
+def test_system_without_paths_is_analyzed_and_what_needs_them_is_named(toy: None, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", "toy", *SMALL, "--steps", "2", "--no-tensorboard", "--out", run]) == 0
+    few = ["--num", "24", "--starts", "4", "--features", "pixels", "--device", "cpu"]
+    assert main(["analyze", "run", run, *few, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/analysis.json").read_text())["runs"]["run"]
+    assert list(found["measurements"]) == ["perturbation", "transport", "memorisation"]
+    assert found["left_out"] == dict.fromkeys(("steps", "straightness"), "a toy has no paths that could be followed")

@@ -32,11 +32,13 @@ class Shown:
         note: What is measured, and how to read it.
         pictures: Pictures.
         tables: Tables.
+        strips: Wide pictures of small images, each with its name, that a narrow page scrolls through.
     """
 
     note: str
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    strips: Sequence[tuple[Name, Picture]] = ()
 
 
 def name_of(results: Results, name: str) -> Name:

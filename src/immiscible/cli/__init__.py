@@ -84,6 +84,11 @@ COMMANDS = {
         "immiscible.cli.arguments:AnalyzeData",
         "immiscible.cli.analyze:analyze_data",
     ),
+    ("analyze", "run"): Command(
+        "Measure what trained runs have learnt, side by side, and write analysis.html.",
+        "immiscible.cli.arguments:AnalyzeRun",
+        "immiscible.cli.analyze_run:analyze_run",
+    ),
     ("advise",): Command(
         "Measure some data and recommend a coupling, with the reasons.",
         "immiscible.cli.arguments:Advise",

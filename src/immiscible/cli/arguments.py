@@ -20,6 +20,9 @@ from immiscible.config.values import Needs, Range, Text, There, Word
 from immiscible.errors import InputError
 
 RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN"), Word("RUN"), There()]
+RunPaths = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]"), Word("RUN"), There()
+]
 NewPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR"), Word("DIR")]
 # The step of a checkpoint.
 AtStep = Annotated[int | None, Range(0, 10**9, "no training has as many steps")]
@@ -310,6 +313,37 @@ class Advise(MeasureData):
     """What pairing may add to a training step on this machine, in milliseconds; 0 for anything."""
     cost_space: CostSpace = "centered"
     """What the coupling is to rank, as the flag of train says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeRun(Printed):
+    """Flags of ``immiscible analyze run``."""
+
+    runs: RunPaths
+    """The run directories, all of the same data."""
+    out: Path
+    """A new directory: analysis.html, analysis.json, plots/."""
+    measure: str = ""
+    """Names of measurements, separated by commas: steps, perturbation, straightness, transport, memorisation; nothing
+    for all."""
+    num: Annotated[int, Range(8, 10**6, "drawing them takes weeks")] = 1000
+    """Samples that are scored, looked up among the data, and compared with their starts."""
+    starts: Annotated[int, Range(2, 10**5, "each is sampled sixty times")] = 100
+    """Starts that are perturbed, and whose paths are measured."""
+    steps: Annotated[int, Range(2, 1000, "no picture is as wide")] = 20
+    """Steps of sampling that predictions are watched at."""
+    nfe: Annotated[str, Doc(f"Network calls per sample; {NUMBER}.")] = ""
+    held_out: str = ""
+    """Images that no run has seen, spelled as --data of train; nothing for the test part of the data, if there is
+    one."""
+    data: str = ""
+    """Where the data of the runs is now, if it has moved since; it must be the same data."""
+    features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
+    """What images are compared in."""
+    seed: Seed = 20_000
+    """Seed of the starts."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to measure."""
 
 
 def values_of(kind: type, arguments: Any) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class _Misspelled(ValueError):
 class _Words:
     """The words behind a command, read one after the other.
 
+    Words that make a list stand together: one behind a flag that takes no value is no more of them.
     ``--batch-size 8``, ``--batch-size=8`` and ``--batch_size 8`` say the same; of a flag that stands twice the last
     counts.
     """
@@ -62,15 +63,17 @@ class _Words:
         """The values by the names of their fields."""
         found: dict[str, Any] = {}
         places: Iterator[Kind] = iter(self._positional)
+        last: Kind | None = None
         for word in self._words:
             if word.startswith("-") and word != "-":
                 name, value = self._flag(word)
-                found[name] = value
+                found[name], last = value, None
                 continue
-            kind = next(places, None)
+            kind = last if last and last.many else next(places, None)
             if kind is None:
                 raise _Misspelled(f"{quoted(word)} is not expected here: flags begin with --, and some take no value.")
-            found[kind.name] = _read(kind, word, kind.metavar)
+            value, last = _read(kind, word, kind.metavar), kind
+            found[kind.name] = (*found.get(kind.name, ()), value) if kind.many else value
         return found
 
     def _flag(self, word: str) -> tuple[str, Any]:

@@ -154,6 +154,7 @@ class Kind:
         optional: Whether it may also be None.
         marks: All that it is annotated with.
         default: Its default, or ``dataclasses.MISSING``.
+        many: Whether it is a tuple of such values.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Kind:
     optional: bool = False
     marks: tuple[Any, ...] = ()
     default: Any = None
+    many: bool = False
 
     @property
     def positional(self) -> bool:
@@ -212,6 +214,8 @@ class Kind:
 
     def complaint(self, value: Any) -> str:
         """What must hold instead of a value, or nothing if it is one of this kind."""
+        if self.many and isinstance(value, tuple):
+            return next(filter(None, map(self.complaint, value)), "")
         if value is None and self.optional:
             return ""
         if self.choices:
@@ -272,6 +276,8 @@ def kind_of(name: str, hint: Any) -> Kind:
     optional = isinstance(hint, types.UnionType)
     if optional:
         hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        return Kind(name, typing.get_args(hint)[0], (), optional, marks, many=True)
     if typing.get_origin(hint) is Literal:
         return Kind(name, str, typing.get_args(hint), optional, marks)
     return Kind(name, hint, (), optional, marks)

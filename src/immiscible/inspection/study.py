@@ -6,13 +6,14 @@ What a run's system cannot take part in is left out, and named with its reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from immiscible.config.systems import system
+from immiscible.config.values import quoted, told
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.data.shards import Head
@@ -24,11 +25,11 @@ from immiscible.inspection.neighbours import Neighbours
 from immiscible.inspection.perturbation import perturbation_test
 from immiscible.inspection.steps import Strip, fid_by_step, step_by_step
 from immiscible.inspection.straightness import curvature, few_steps
-from immiscible.inspection.subject import SEED, NotApplicable, Subject
+from immiscible.inspection.subject import SEED, Subject
 from immiscible.inspection.transport import model_cost, training_cost
 from immiscible.runs.directory import read_config
 from immiscible.runs.open import Run, load_run
-from immiscible.samplers import parse_samplers
+from immiscible.samplers import NotFinite, parse_samplers
 from immiscible.tasks.registry import load_data, placed
 from immiscible.training.checkpoint import checkpoints, step_of
 
@@ -47,7 +48,6 @@ class Settings:
         samples: How many samples are scored and looked up.
         starts: How many starts are perturbed, and how many paths are measured.
         steps: The steps that predictions are watched at.
-        nfe: Network calls of a sample; empty for the most that each system is scored at.
         measure: Which measurements.
         seed: The seed of the starts.
         features: What images are compared in.
@@ -56,10 +56,26 @@ class Settings:
     samples: int = 1000
     starts: int = 100
     steps: int = 20
-    nfe: str = ""
     measure: Sequence[str] = MEASUREMENTS
     seed: int = SEED
     features: str = "auto"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return {**asdict(self), "measure": list(self.measure)}
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """The measurements of some names, separated by commas; all for none.
+
+    Raises:
+        InputError: If one is not known.
+    """
+    wanted = [name.strip() for name in names.split(",")] if names else list(MEASUREMENTS)
+    for name in wanted:
+        if name not in MEASUREMENTS:
+            raise InputError(f"--measure must be some of {', '.join(MEASUREMENTS)}, got {quoted(name)}.")
+    return tuple(name for name in MEASUREMENTS if name in wanted)
 
 
 @dataclass(frozen=True)
@@ -138,6 +154,8 @@ def subject_of(run: Run, name: str, nfe: str = "") -> Subject:
         InputError: If the system cannot draw in that many.
     """
     row = system(run.config.task)
+    if nfe and not nfe.isdecimal():
+        raise InputError(f"--nfe must be one number here, got {told(nfe)}.")
     fixed = [number for number in row.nfe.split(",") if number.isdecimal()]
     sampler = parse_samplers(row.name, nfe or fixed[-1])[0]
     return Subject(name, run.task, row, sampler, run.guidance, run.config.data_scale)
@@ -224,8 +242,10 @@ def measure(inspected: Inspected, reader: Reader, settings: Settings, begin: Cal
             figures[name] = measures[name](inspected, reader, settings)
             if name == "steps":
                 strip = step_by_step(inspected.subject, settings.steps, seed=settings.seed)
-        except NotApplicable as error:
-            left_out[name] = str(error)
+        except NotFinite:
+            raise
+        except InputError as error:
+            left_out[name] = str(error).removesuffix(".")
     return Findings(figures, left_out, strip)
 
 
