@@ -29,7 +29,9 @@ NEEDED += (
     "benchmarks",
     "tools",
 )
-JUNK = {"__pycache__", "_build", ".venv", ".git", ".pytest_cache", ".ruff_cache", ".hypothesis", "dist", "runs", "demo"}
+JUNK = {"__pycache__", "_build", ".venv", ".git", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+# At the root these are outputs; deeper they are packages, such as `immiscible/runs`.
+OUTPUTS = {"build", "dist", "runs", "demo"}
 # Tests of the core that need nothing but it, pytest and what tests/conftest.py imports.
 TESTS = ("tests/couplings/test_contract.py", "tests/couplings/test_describe.py")
 TOOLS = ("pytest", "pytest-timeout", "pillow")
@@ -97,11 +99,17 @@ def check_sdist(path: Path, place: Path, version: str) -> Path:
         names = archive.getnames()
         # Python before 3.11.4 has no filters, and needs none for an archive that was built here.
         archive.extractall(place, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-    strange = [name for name in names if not name.startswith(f"{root}/") or is_junk(name)]
+    strange = [name for name in names if not is_in_source(name, root) or is_junk(name)]
     require(not strange, f"nothing but {root} in {path.name}, got {strange}")
     for name in NEEDED:
         require((place / root / name).exists(), f"{name} in {path.name}")
     return place / root
+
+
+def is_in_source(name: str, root: str) -> bool:
+    """Whether a path lies under `root`, and in none of its folders for outputs."""
+    parts = PurePosixPath(name).parts
+    return parts[0] == root and (len(parts) == 1 or parts[1] not in OUTPUTS)
 
 
 def is_junk(name: str) -> bool:
