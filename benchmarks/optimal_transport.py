@@ -36,7 +36,7 @@ from immiscible.config.comparison import Comparison, comparison_of
 from immiscible.config.groups import RunConfig
 from immiscible.couplings import InSpace, parse_coupling
 from immiscible.data import Images
-from immiscible.evaluation.quality import FILE as SCORES
+from immiscible.evaluation.kept import FILE as SCORES
 from immiscible.evaluation.quality import SAMPLING_SEED
 from immiscible.io.files import write_bytes, write_json
 from immiscible.runs.cost_space import fit_cost_space

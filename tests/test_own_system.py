@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,11 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from immiscible.cli import main
+from immiscible.cli.arguments import compare_flags
 from immiscible.config import systems
+from immiscible.config.comparison import comparison_of
 from immiscible.config.groups import ImageConfig
+from immiscible.config.metric import Metric
 from immiscible.config.systems import SYSTEMS, Paper, System, register
 from immiscible.config.values import Range
 from immiscible.errors import InputError
+from immiscible.evaluation.kept import Question, answer
+from immiscible.io.png import encode_grid
+from immiscible.runs.open import Run
 from immiscible.samplers import Samples, Start
 from immiscible.tasks.base import Facts, PixelTask
 from immiscible.training.task import Batch
@@ -86,6 +94,38 @@ ROW = System(
     presets=f"{__name__}:PRESETS",
     paper=Paper("Toys", "0000.00000"),
 )
+
+
+@dataclass(frozen=True)
+class ByBrightness:
+    """Scores a toy by how bright its samples are."""
+
+    samples: int
+    features = ""
+    doubts = None
+
+    @classmethod
+    def of(cls, asked: Any, data: Any, device: torch.device) -> ByBrightness:
+        return cls(asked.samples or 5)
+
+    def score(self, run: Run, samplers: Any, guidance: float = 1.0, noise_scale: float = 1.0) -> list[dict[str, Any]]:
+        def measure(sampler: Any) -> dict[str, Any]:
+            drawn = run.sample(run.start(self.samples, 0, noise_scale), sampler)
+            return {"calls": drawn.nfe, "brightness": drawn.images.mean().item()}
+
+        asked = [Question(run.step, str(one), one.name, guidance, self.samples, 0, "", noise_scale) for one in samplers]
+        return [answer(run, question, partial(measure, one)) for question, one in zip(asked, samplers, strict=True)]
+
+    def picture(self, run: Run, sampler: Any, noise_scale: float = 1.0) -> bytes:
+        return encode_grid(run.sample(run.start(4, 0, noise_scale), sampler).images)
+
+
+BRIGHT = dataclasses.replace(
+    ROW,
+    metrics=(Metric("brightness", "Brightness", "higher"),),
+    scorer=f"{__name__}:ByBrightness",
+    scored="glances",
+)
 PRESETS = {"sharp": {"sharpness": 2.0, "steps": 3}}
 SMALL = ["--data", "digits", "--batch-size", "16", "--device", "cpu"]
 
@@ -97,6 +137,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     register(ROW)
     yield
     del SYSTEMS["toy"]
+    comparison_of.cache_clear()
+    compare_flags.cache_clear()
 
 
 def test_system_in_one_module_is_trained_sampled_scored_and_compared(
@@ -122,6 +164,34 @@ def test_system_in_one_module_is_trained_sampled_scored_and_compared(
     summary = json.loads((tmp_path / "compared/summary.json").read_text())
     assert list(summary["couplings"]) == ["independent", "knn:4[sharpness=3.0]"]
     assert summary["nfes"] == ["1", "2"]
+
+
+def test_system_that_is_scored_by_what_is_its_own(
+    toy: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SYSTEMS, "toy", BRIGHT)
+    comparison_of.cache_clear()
+    compare_flags.cache_clear()
+    run = str(tmp_path / "run")
+    assert main(["train", "toy", *SMALL, "--steps", "2", "--no-tensorboard", "--out", run]) == 0
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["evaluate", run, "--device", "cpu", "--nfe", "1", "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert (row["samples"], row["calls"], "fid" in row) == (5, 1, False)
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["scores"] == [row]
+    assert main(["evaluate", run, "--device", "cpu"]) == 0
+    assert "brightness" in capsys.readouterr().out
+    assert main(["evaluate", run, "--num", "7"]) == 2
+    assert "--num must be left out for toys" in capsys.readouterr().err
+    compared = ["compare", "toy", *SMALL, "--steps", "2", "--evaluations", "1", "--seeds", "0", "--samples", "3"]
+    assert main([*compared, "--couplings", "independent,knn:4", "--out", str(tmp_path / "compared")]) == 0
+    summary = json.loads((tmp_path / "compared/summary.json").read_text())
+    assert summary["metrics"][0]["name"] == "brightness"
+    assert (summary["samples_per_score"], summary["features"]) == (3, "")
+    assert "Brightness" in (tmp_path / "compared/report.html").read_text()
+    assert main([*compared, "--features", "pixels"]) == 2
+    assert "unknown flag --features" in capsys.readouterr().err
 
 
 def test_its_flags_are_checked_and_listed_like_any_other(toy: None, capsys: pytest.CaptureFixture[str]) -> None:

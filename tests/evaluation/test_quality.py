@@ -17,7 +17,8 @@ from immiscible.cli import main
 from immiscible.data import load
 from immiscible.errors import InputError
 from immiscible.evaluation import Reference, features_for
-from immiscible.evaluation.quality import Trial, evaluate_run, read_rows, sample_count
+from immiscible.evaluation.kept import read_rows
+from immiscible.evaluation.quality import Trial, evaluate_run, sample_count
 from immiscible.evaluation.scores import doubts
 from immiscible.runs.model_card import score_table
 from immiscible.runs.open import Run, load_run
@@ -164,7 +165,7 @@ def test_rows_of_older_versions_are_doubted_too(trained: dict[str, Path], digits
 def test_too_few_for_any_score_are_refused_before_work(
     count: int, trained: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("immiscible.cli.evaluate.features_for", pytest.fail)
+    monkeypatch.setattr("immiscible.evaluation.quality.features_for", pytest.fail)
     assert main(["evaluate", str(trained["flow"]), "--nfe", "1", "--num", str(count)]) == 2
     assert f"scores need at least 4 generated images, got {count}" in capsys.readouterr().err
     with pytest.raises(InputError, match="at least 4 generated images, got 3"):

@@ -237,6 +237,15 @@ class Evaluate(FromRun):
     clip: Source = ""
     """Folder or hub name of a CLIP model, such as openai/clip-vit-base-patch16: adds the CLIP score of Stable
     Diffusion's samples and their prompts."""
+    episodes: Annotated[int, Range(0, 10**5, "simulating them takes days")] = 0
+    """Episodes that a policy is rolled out for, all policies from the same scenes; 0 for 50."""
+    video: Source = ""
+    """A .gif or .mp4 file of a few of them. For policies."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples, or episodes, are behind each score; 0 where the system chooses."""
+        return self.episodes or self.num
 
 
 @dataclass(frozen=True, kw_only=True)

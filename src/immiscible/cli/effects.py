@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from immiscible.cli.arguments import Evaluate, Sample
+from immiscible.config.systems import System
 from immiscible.config.values import flag_of, kinds, told
 from immiscible.errors import InputError
 
 # Of `sample`, what only Stable Diffusion has.
 OF_TEXT_MODELS = ("prompts", "steps", "scheduler", "batch_size", "format")
+# Of `evaluate`, what is said of images, and what of policies.
+OF_IMAGES = ("num", "features", "guidance")
+OF_POLICIES = ("episodes", "video")
 
 
 def given(arguments: Any, *names: str) -> list[str]:
@@ -46,15 +50,19 @@ def check_sample_text(arguments: Sample, one_file: bool) -> None:
         raise InputError(f"--format must be left out where --out is one file, got {told(arguments.out)}.")
 
 
-def check_evaluate(arguments: Evaluate, text: bool) -> None:
+def check_evaluate(arguments: Evaluate, row: System) -> None:
     """Checks the flags of ``evaluate``.
 
     Arguments:
         arguments: The flags.
-        text: Whether the run is one of Stable Diffusion.
+        row: The system of the run.
     """
-    if not text and given(arguments, "clip", "task"):
+    if not row.prompted and given(arguments, "clip", "task"):
         raise InputError(f"--clip and --task need a run of Stable Diffusion, got {arguments.run}.")
+    if row.scored != "images" and (found := given(arguments, *OF_IMAGES)):
+        raise InputError(f"{' and '.join(found)} must be left out for {row.runs}, got {arguments.run}.")
+    if row.scored != "episodes" and (found := given(arguments, *OF_POLICIES)):
+        raise InputError(f"{' and '.join(found)} need the run of a policy, got {arguments.run}: use --num.")
     if arguments.task != "generate" and (found := given(arguments, "clip", "noise_scale")):
         named = " and ".join(found)
         raise InputError(f"{named} must be left out with --task {arguments.task}, which paints images of the data.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from immiscible.cli.arguments import Export
 from immiscible.cli.results import report
-from immiscible.evaluation.quality import read_rows
+from immiscible.evaluation.kept import read_rows
 from immiscible.runs import export as exporting
 from immiscible.runs.open import load_run
 

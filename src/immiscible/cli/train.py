@@ -12,7 +12,7 @@ from immiscible.cli.arguments import values_of
 from immiscible.cli.results import report
 from immiscible.config.groups import as_json
 from immiscible.config.systems import config_of
-from immiscible.evaluation.quality import read_rows
+from immiscible.evaluation.kept import read_rows
 from immiscible.runs.open import load_run
 from immiscible.runs.resolve import resolve
 from immiscible.runs.train import train as train_run

@@ -13,43 +13,38 @@ from immiscible.comparison.summary import Scoring
 from immiscible.comparison.variants import Variant
 from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig
-from immiscible.config.systems import system
+from immiscible.config.systems import imported, system
 from immiscible.data import Images
-from immiscible.evaluation.features import features_for
-from immiscible.evaluation.quality import FILE, SAMPLING_SEED, Trial, evaluate_run, sample_count
-from immiscible.evaluation.scores import Reference
+from immiscible.evaluation.kept import FILE
+from immiscible.evaluation.scorer import RunScorer
+from immiscible.io.files import write_bytes
 from immiscible.io.locks import locked
-from immiscible.io.png import write_grid
 from immiscible.runs.open import load_run
 from immiscible.samplers import Sampler
 from immiscible.training.checkpoint import checkpoints, step_of
 from immiscible.training.launcher import make_accelerator
 
-GRID = 36
-
 
 def scoring_device(config: RunConfig) -> torch.device:
-    """Where images are drawn and scored: the device that this process trains on."""
+    """Where samples are drawn and scored: the device that this process trains on."""
     return make_accelerator(config).device
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What all runs of a comparison are scored by.
+    """What all runs of a comparison are scored by, at each of their checkpoints.
 
     Attributes:
-        data: The data that samples are scored against.
-        reference: Its features.
+        data: The data of the runs.
+        runs: What scores one of them.
         samplers: How to sample, each with its number of network calls.
-        samples: The number of samples behind each score.
         device: Where samples are drawn.
         task: The name of the system, whose row says what is measured.
     """
 
     data: Images
-    reference: Reference
+    runs: RunScorer
     samplers: Sequence[Sampler]
-    samples: int
     device: torch.device
     task: str
 
@@ -61,21 +56,20 @@ class Scorer:
             config: The comparison.
             data: Its data.
             samplers: Its samplers.
-            device: Where samples are drawn and features computed.
+            device: Where samples are drawn and scored.
 
         Raises:
             InputError: If there are too few samples or data for a score.
         """
-        samples = sample_count(config.samples, data)
-        reference = Reference(features_for(data, config.features, device=device), data)
-        return cls(data, reference, samplers, samples, device, config.task)
+        runs = imported(system(config.task).scorer).of(config, data, device)
+        return cls(data, runs, samplers, device, config.task)
 
     @property
     def scoring(self) -> Scoring:
         """The same as a summary states it."""
         nfes = [str(sampler) for sampler in self.samplers]
-        doubts = self.reference.doubts(self.samples)
-        return Scoring(self.data, self.reference.features.name, self.samples, nfes, doubts, system(self.task).metrics)
+        metrics = system(self.task).metrics
+        return Scoring(self.data, self.runs.features, self.runs.samples, nfes, self.runs.doubts, metrics)
 
     def score(self, path: Path, variant: Variant) -> list[dict[str, Any]]:
         """The quality of a run at each of its checkpoints: a row per step and sampler."""
@@ -83,26 +77,24 @@ class Scorer:
         with locked(path / FILE, directory=False, together=True):
             for step in sorted(step_of(found) for found in checkpoints(path / "checkpoints")):
                 run = load_run(path, step=step, device=self.device)
-                trial = Trial(self.samples, run.guidance, variant.noise_scale)
-                rows += evaluate_run(run, self.reference, self.samplers, trial)
+                rows += self.runs.score(run, self.samplers, run.guidance, variant.noise_scale)
         return rows
 
     def draw(self, path: Path, variant: Variant, out: Path) -> dict[str, str]:
-        """Grids of a run's samples, from the same noise for all runs and samplers.
+        """Pictures of a run's samples, from the same noise for all runs and samplers.
 
         Arguments:
             path: The directory of the run.
             variant: The contender that it is of.
-            out: The directory of the comparison, where the grids are written.
+            out: The directory of the comparison, where the pictures are written.
 
         Returns:
             Their paths within the directory, by number of network calls.
         """
         run = load_run(path, device=self.device)
-        start = run.start(GRID, SAMPLING_SEED, variant.noise_scale)
         scaled = "" if variant.noise_scale == 1 else f"-noise-{variant.noise_scale}"
         pictures = {}
         for sampler in self.samplers:
             pictures[str(sampler)] = name = f"samples/{variant.slug}{scaled}-nfe-{sampler}.png"
-            write_grid(out / name, run.sample(start, sampler, run.guidance).images.cpu())
+            write_bytes(out / name, self.runs.picture(run, sampler, variant.noise_scale))
         return pictures

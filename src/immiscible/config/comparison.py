@@ -103,6 +103,10 @@ def _own(row: System) -> Iterable[tuple[str, Any, Any]]:
     )
     yield "nfe", Annotated[str, Doc(f"{calls} to score at, separated by commas{also}.")], row.nfe
     yield "sampler", Annotated[one_of(row.methods), Doc(f"Sampling method; auto is {row.methods[0]}.")], "auto"
+    if row.scored != "images":
+        many = Doc(f"{row.scored[:1].upper()}{row.scored[1:]} behind each score; 0 for what is usual.")
+        yield "samples", Annotated[int, Range(0, 10**7, "they take weeks"), many], 0
+        yield "features", ClassVar[Any], "auto"
     if row.eta:
         yield "eta", Annotated[Share, Doc(f"Share of fresh noise of {row.eta}, in [0, 1].")], 0.0
 

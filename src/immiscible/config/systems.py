@@ -53,6 +53,8 @@ class System:
         flags: More flags of ``train``, ``module:name`` of a dataclass.
         metrics: What its samples are scored by, and whether lower or higher is better; the main one first.
         couplings: What a comparison compares by default.
+        scorer: What scores its runs, ``module:name`` of a :class:`immiscible.evaluation.scorer.RunScorer`.
+        scored: What a score is computed from, in the plural.
     """
 
     name: str
@@ -74,6 +76,8 @@ class System:
     flags: str = ""
     metrics: tuple[Metric, ...] = IMAGE_METRICS
     couplings: str = "independent,knn:4,assignment,assignment@0.5"
+    scorer: str = "immiscible.evaluation.quality:ImageScorer"
+    scored: str = "images"
 
 
 SYSTEMS = {

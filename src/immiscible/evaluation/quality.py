@@ -6,51 +6,28 @@ memory on the device is that of one part, :attr:`immiscible.runs.open.Run.at_onc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from immiscible.config.metric import IMAGE_METRICS
-from immiscible.config.values import Range, There, kinds
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.evaluation.clip import ClipMeter, ClipScore
+from immiscible.evaluation.features import features_for
+from immiscible.evaluation.kept import Question, answer
 from immiscible.evaluation.scores import Reference, check_count, score_features
-from immiscible.io.console import say
-from immiscible.io.files import write_json
-from immiscible.io.records import Unfit, check_list, check_record, number, read_json
+from immiscible.io.png import encode_grid
 from immiscible.runs.open import Run
 from immiscible.samplers import PipelineSampler, Sampler
-from immiscible.training.checkpoint import set_aside
 
-FILE = "evaluation.json"
 # Apart from the seeds of training, so that no run is scored on noise that it was trained on.
 SAMPLING_SEED = 10_000
 LARGEST_SAMPLE = 10_000
-# What rows of older versions lack.
-AT_DEFAULT = {"noise_scale": 1.0, "clip": "", "task": "generate"}
-# What a row says of its question: the first five are there always.
-ANSWER = {name: number(name) for name in ("calls", *(metric.name for metric in IMAGE_METRICS), "clip_score")}
-
-
-@dataclass(frozen=True)
-class Question:
-    """What identifies a measurement: two with equal fields have equal answers."""
-
-    step: Annotated[int, Range(0, 10**9)]
-    nfe: str
-    sampler: str
-    guidance: Annotated[float, Range()]
-    samples: Annotated[int, Range(1)]
-    seed: Annotated[int, Range()]
-    features: str
-    noise_scale: Annotated[float, Range()] = 1.0
-    clip: Annotated[str, There()] = ""
-    task: str = "generate"
+GRID = 36
 
 
 @dataclass(frozen=True)
@@ -68,6 +45,52 @@ class Trial:
     guidance: float = 1.0
     noise_scale: float = 1.0
     seed: int = SAMPLING_SEED
+
+
+@dataclass(frozen=True)
+class ImageScorer:
+    """Scores images by the features of the data, see :class:`~immiscible.evaluation.scorer.RunScorer`.
+
+    Attributes:
+        reference: The data, as features.
+        samples: The number of images behind each score.
+        clip: Scores how well samples fit their prompts, where there are prompts.
+    """
+
+    reference: Reference
+    samples: int
+    clip: ClipScore | None = None
+
+    @classmethod
+    def of(cls, asked: Any, data: Images, device: torch.device) -> ImageScorer:
+        """The scorer of so many images, in the features that are asked for.
+
+        Raises:
+            InputError: If there are too few samples or data for a score.
+        """
+        samples = sample_count(asked.samples, data)
+        return cls(Reference(features_for(data, asked.features, device=device), data), samples)
+
+    @property
+    def features(self) -> str:
+        """The name of the features."""
+        return self.reference.features.name
+
+    @property
+    def doubts(self) -> str | None:
+        """Why scores of that many images tell little, where they do."""
+        return self.reference.doubts(self.samples)
+
+    def score(
+        self, run: Run, samplers: Sequence[Sampler], guidance: float = 1.0, noise_scale: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """A row for each sampler, see :func:`evaluate_run`."""
+        return evaluate_run(run, self.reference, samplers, Trial(self.samples, guidance, noise_scale), self.clip)
+
+    def picture(self, run: Run, sampler: Sampler, noise_scale: float = 1.0) -> bytes:
+        """A grid of samples."""
+        start = run.start(GRID, SAMPLING_SEED, noise_scale)
+        return encode_grid(run.sample(start, sampler, run.guidance).images.cpu())
 
 
 def evaluate_run(
@@ -99,10 +122,8 @@ def evaluate_run(
     answers = []
     for sampler in samplers:
         question = Question(run.step, str(sampler), sampler.name, guidance, samples, seed, features, noise_scale, name)
-        if (row := _find(read_rows(run.path), question)) is None:
-            measured = _measure(run, reference, sampler, question, clip)
-            row = _keep(run, {**asdict(question), **measured, **_warning(reference, samples)})
-        answers.append({**row, **_warning(reference, samples)})
+        measure = functools.partial(_measure, run, reference, sampler, question, clip)
+        answers.append({**answer(run, question, measure), **_warning(reference, samples)})
     return answers
 
 
@@ -118,7 +139,8 @@ def _measure(
         values.append(part)
         calls = max(calls, its_calls)
     extra = {"clip_score": meter.mean()} if meter else {}
-    return {"calls": calls, **score_features(torch.cat(values), reference).as_dict(), **extra}
+    scores = score_features(torch.cat(values), reference).as_dict()
+    return {"calls": calls, **scores, **extra, **_warning(reference, question.samples)}
 
 
 def _draw(
@@ -166,14 +188,16 @@ def evaluate_painting(
         question = Question(
             run.step, str(sampler), sampler.name, guidance, len(chosen), seed, reference.features.name, task=task
         )
-        if (row := _find(read_rows(run.path), question)) is None:
+        how = Painting(cast(PipelineSampler, sampler), guidance, seed=run.seed(seed))
+
+        def paint(how: Painting = how) -> dict[str, Any]:
             pipeline = cast(Any, run.task).pipeline().to(run.device)
-            how = Painting(cast(PipelineSampler, sampler), guidance, seed=run.seed(seed))
             parts = inpaint_parts(pipeline, _captioned(data, captions, chosen, how.batch_size), len(chosen), mask, how)
             values = torch.cat([reference.embed(painted) for painted in parts])
-            found = {"calls": int(str(sampler)), **score_features(values, reference).as_dict()}
-            row = _keep(run, {**asdict(question), **found, **_warning(reference, len(chosen))})
-        answers.append({**row, **_warning(reference, len(chosen))})
+            scores = score_features(values, reference).as_dict()
+            return {"calls": int(str(how.sampler)), **scores, **_warning(reference, len(chosen))}
+
+        answers.append({**answer(run, question, paint), **_warning(reference, len(chosen))})
     return answers
 
 
@@ -181,17 +205,6 @@ def _captioned(data: Images, captions: Sequence[str], chosen: Tensor, size: int)
     """Some images with their captions, in parts."""
     for part in chosen.split(size):
         yield data.batch(part)[0], [captions[int(index)] for index in part]
-
-
-def _keep(run: Run, row: dict[str, Any]) -> dict[str, Any]:
-    """Adds a row to those beside the run."""
-    path = run.path / FILE
-    rows, whole = _rows(path)
-    if not whole:
-        say(f"warning: {path} is not as it was written: what cannot be read is measured again, and a copy is kept.")
-        set_aside(path)
-    write_json(path, {"scores": [*rows, row]})
-    return row
 
 
 def sample_count(asked: int, data: Images) -> int:
@@ -203,36 +216,3 @@ def sample_count(asked: int, data: Images) -> int:
     count = asked or min(len(data), LARGEST_SAMPLE)
     check_count(count)
     return count
-
-
-def read_rows(run: Path) -> list[dict[str, Any]]:
-    """The measurements kept beside a run; what is not as it was written is passed over, and measured again."""
-    return _rows(run / FILE)[0]
-
-
-def _rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The rows that are as they were written, and whether that is all that the file holds."""
-    try:
-        rows = check_record(read_json(path), {}, path, ("scores",))["scores"]
-        check_list(rows, "scores", path, lambda row: True, "rows")
-    except FileNotFoundError:
-        return [], True
-    except Unfit:
-        return [], False
-    whole = [row for row in rows if _is_row(row)]
-    return whole, len(whole) == len(rows)
-
-
-def _is_row(row: Any) -> bool:
-    """Whether a row is a question with its answer."""
-    try:
-        required = [name for name, kind in kinds(Question).items() if kind.default is MISSING]
-        check_record(row, {**kinds(Question), **ANSWER}, "", [*required, *list(ANSWER)[:5]])
-    except Unfit:
-        return False
-    return True
-
-
-def _find(rows: list[dict[str, Any]], question: Question) -> dict[str, Any] | None:
-    wanted = asdict(question)
-    return next((row for row in rows if wanted.items() <= (AT_DEFAULT | row).items()), None)

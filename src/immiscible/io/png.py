@@ -22,7 +22,12 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def write_grid(path: Path, images: Tensor, columns: int = 0) -> None:
     """Writes images with shape (B, C, H, W), C of 1 or 3, in [-1, 1], as one PNG, by default as square as can be."""
-    write_bytes(path, encode_png(tile(images, columns or math.ceil(math.sqrt(len(images))))))
+    write_bytes(path, encode_grid(images, columns))
+
+
+def encode_grid(images: Tensor, columns: int = 0) -> bytes:
+    """The bytes of that file."""
+    return encode_png(tile(images, columns or math.ceil(math.sqrt(len(images)))))
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
