@@ -1,0 +1,56 @@
+"""Finds the reader for what a user calls their demonstrations."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Protocol, cast
+
+from immiscible.data.demonstrations.episodes import Demonstrations
+from immiscible.errors import InputError
+
+# In the order in which they are asked. Each is imported when it is its turn.
+READERS = ("npz",)
+ALLOWED = "a .npz file, or the folder that `immiscible make-pusht` made"
+
+
+class Reader(Protocol):
+    """What reads one kind of demonstrations."""
+
+    def matches(self, spec: str) -> bool:
+        """Whether data that is called so, which is not nothing, is of this kind."""
+        ...
+
+    def read(self, spec: str) -> Demonstrations:
+        """Reads it.
+
+        Raises:
+            InputError: If it is damaged, or holds something else than demonstrations.
+        """
+        ...
+
+
+def read_demonstrations(spec: str) -> Demonstrations:
+    """Reads demonstrations into memory.
+
+    Arguments:
+        spec: The path of a ``.npz`` file or of a folder, see the modules of :mod:`immiscible.data.demonstrations`.
+
+    Raises:
+        InputError: If there is no such source, or it is damaged, or holds something else.
+    """
+    try:
+        return _reader_of(spec).read(spec)
+    except OSError as error:
+        raise InputError(f"`{spec}` must be readable, got: {error}.") from error
+
+
+def _reader_of(spec: str) -> Reader:
+    for name in READERS if spec else ():
+        reader = cast(Reader, importlib.import_module(f"immiscible.data.demonstrations.{name}"))
+        if reader.matches(spec):
+            return reader
+    problem = (
+        "which is none of these" if spec and os.path.exists(os.path.expanduser(spec)) else "but there is no such path"
+    )
+    raise InputError(f"demonstrations must be {ALLOWED}, got `{spec}`, {problem}.")
