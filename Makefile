@@ -88,5 +88,5 @@ $(VENV)/.train: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(INSTALL) --editable ".[train,dev]"
+	$(INSTALL) --editable ".[train,policy,dev]"
 	@touch $@
