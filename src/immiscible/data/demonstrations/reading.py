@@ -10,8 +10,8 @@ from immiscible.data.demonstrations.episodes import Demonstrations
 from immiscible.errors import InputError
 
 # In the order in which they are asked. Each is imported when it is its turn.
-READERS = ("npz",)
-ALLOWED = "a .npz file, or the folder that `immiscible make-pusht` made"
+READERS = ("fork", "npz")
+ALLOWED = "`fork`, a .npz file, or the folder that `immiscible make-pusht` made"
 
 
 class Reader(Protocol):
@@ -34,7 +34,8 @@ def read_demonstrations(spec: str) -> Demonstrations:
     """Reads demonstrations into memory.
 
     Arguments:
-        spec: The path of a ``.npz`` file or of a folder, see the modules of :mod:`immiscible.data.demonstrations`.
+        spec: ``fork``, or the path of a ``.npz`` file or of a folder, see the modules of
+            :mod:`immiscible.data.demonstrations`.
 
     Raises:
         InputError: If there is no such source, or it is damaged, or holds something else.
