@@ -85,22 +85,26 @@ def _lugannani_rice(saddle: Tensor, dims: int, noncentrality: Tensor) -> Tensor:
     """Lugannani and Rice's formula with its next term."""
     inverse = 1 / (1 - 2 * saddle)
     shift = noncentrality * inverse
-    k2 = (4 * shift + 2 * dims) * inverse.square()
-    w, u = _root(saddle, dims, noncentrality), saddle * k2.sqrt()
-    scaled = inverse / k2.sqrt()
-    skew = (24 * shift + 8 * dims) * scaled * scaled.square()
-    kurtosis = (192 * shift + 48 * dims) * scaled.square().square()
-    over_u, over_w = 1 / u, 1 / w
-    correction = over_u * (1 + kurtosis / 8 - skew.square() * (5 / 24)) - over_w
-    correction += over_w.square() * over_w - over_u.square() * over_u - skew * over_u.square() / 2
+    w = _root(saddle, dims, noncentrality)
+    # The third and fourth cumulants over powers of the deviation; products, as torch's powers are slow.
+    deviation = (4 * shift + 2 * dims).sqrt()
+    over = 1 / deviation
+    squared = over * over
+    skew = (24 * shift + 8 * dims) * (squared * over)
+    kurtosis = (192 * shift + 48 * dims) * (squared * squared)
+    over_u, over_w = over / (saddle * inverse), 1 / w
+    over_u2, over_w2 = over_u * over_u, over_w * over_w
+    correction = over_u * (1 + kurtosis / 8 - skew * skew * (5 / 24) - over_u2 - skew * over_u / 2)
+    correction += over_w * (over_w2 - 1)
     tail = torch.special.log_ndtr(-w)
-    hazard = torch.exp(-w.square() / 2 - tail) / math.sqrt(2 * math.pi)
+    hazard = torch.exp(w * w / -2 - tail) / math.sqrt(2 * math.pi)
     return tail + torch.log1p(hazard * correction)
 
 
 def _root(saddle: Tensor, dims: int, noncentrality: Tensor) -> Tensor:
     r"""The signed root :math:`w` of :math:`2 (sq - K(s))` at the saddlepoint, without cancellation."""
-    squares = 4 * noncentrality * (saddle / (1 - 2 * saddle)).square() + dims * _second_order(2 * saddle)
+    tilt = saddle / (1 - 2 * saddle)
+    squares = 4 * noncentrality * (tilt * tilt) + dims * _second_order(2 * saddle)
     return squares.sqrt().copysign(saddle)
 
 
@@ -109,7 +113,7 @@ def _second_order(e: Tensor) -> Tensor:
     series = torch.full_like(e, 1 - 1 / 9)
     for n in range(8, 1, -1):
         series.mul_(e).add_(1 - 1 / n)
-    series.mul_(e.square())
+    series.mul_(e).mul_(e)
     return torch.where(e.abs() < SMALL, series, e / (1 - e) + torch.log1p(-e))
 
 

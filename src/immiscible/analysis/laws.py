@@ -17,8 +17,9 @@ on are polynomials in :math:`\rho`, and their coefficients are a few matrix prod
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,15 +64,25 @@ class Points:
 
 
 class Pencil:
-    """The scores <z_i, n_i> and squares |n_i|^2 of some data at all points, at any ratio of signal to noise."""
+    """The scores <z_i, n_i> and squares |n_i|^2 of some data at all points, at any ratio of signal to noise.
 
-    def __init__(self, data: Seen, points: Points) -> None:
+    Arguments:
+        data: The data.
+        points: The points.
+        same: The pencil of a space in which data and points are as large as here, which has the same squares.
+    """
+
+    def __init__(self, data: Seen, points: Points, same: Pencil | None = None) -> None:
         self.data, self.points = data, points
-        own = (points.noise * points.data.plain).sum(1)
+        self._made: dict[Any, Any] = {}
         self.score = data.ranked @ points.noise.T
         self.score_slope = data.ranked @ points.data.plain.T - (data.ranked * data.plain).sum(1)[:, None]
+        if same is not None:
+            self.square, self.square_slope, self.curvature = same.square, same.square_slope, same.curvature
+            return
         shared = data.ranked is data.plain
         self.square = points.noise.square().sum(1)
+        own = (points.noise * points.data.plain).sum(1)
         self.square_slope = 2 * (own - (self.score if shared else data.plain @ points.noise.T))
         cross = self.score_slope if shared else data.plain @ points.data.plain.T
         norms = data.plain.square().sum(1)[:, None]
@@ -80,11 +91,17 @@ class Pencil:
 
     def scores(self, ratio: float) -> Tensor:
         """With shape (B, P)."""
-        return self.score + ratio * self.score_slope
+        return torch.add(self.score, self.score_slope, alpha=ratio)
 
     def squares(self, ratio: float) -> Tensor:
         """With shape (B, P)."""
-        return self.square + ratio * self.square_slope + ratio**2 * self.curvature
+        return torch.add(self.square_slope, self.curvature, alpha=ratio).mul_(ratio).add_(self.square)
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """What a law needs at every ratio alike, made when it is first asked for."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class Law(Protocol):

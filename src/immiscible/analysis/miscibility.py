@@ -270,16 +270,20 @@ class _Posterior:
             index = torch.arange(begin, min(begin + step, len(self.data)))
             for row, logs in enumerate(self._logs(index, ratios, peak)):
                 # The peak is that of data among which the one behind the point is: sums stay finite.
-                logs = logs - peak[row]
+                logs -= peak[row]
                 weights = logs.exp()
                 total[row] += weights.sum(0)
-                weighted[row] += torch.where(weights > 0, weights * logs, 0).sum(0)
+                # Where the logarithm is minus infinity the weight is 0, and so is what it adds.
+                weighted[row] += weights.mul_(logs.clamp_min_(-1e4)).sum(0)
             if progress is not None:
                 progress(int(index[-1]) + 1, len(self.data))
         return (total.log() - weighted / total).exp()
 
     def _logs(self, index: Tensor, ratios: list[float], peak: Tensor) -> Iterator[Tensor]:
-        """The logarithms of the densities of some data at all points, for one ratio after the other."""
+        """The logarithms of the densities of some data at all points, for one ratio after the other.
+
+        Data that are negligible at all points are left out.
+        """
         at = slice(int(index[0]), int(index[-1]) + 1) if len(index) == int(index[-1] - index[0]) + 1 else index
         x = take(self.data, at)
         plain = Pencil(Seen.through(Raw(), x), self.points)
@@ -288,24 +292,39 @@ class _Posterior:
             for number, law in enumerate(term.laws):
                 rows = (term.group[index] == number).nonzero()[:, 0].to(x.device)
                 if len(rows):
-                    same = isinstance(law.space, Raw) and len(rows) == len(x)
-                    pencil = plain if same else Pencil(Seen.through(law.space, x[rows]), self.of_law[id(law)])
-                    groups.append((term, law, rows, pencil))
+                    groups.append((term, law, rows, self._pencil(law, x, rows, plain)))
         for row, ratio in enumerate(ratios):
-            base = plain.squares(ratio) / -2
-            live = base + self.bound >= peak[row] - NEGLIGIBLE
-            yield torch.where(live, base + self._log_ratio(index, groups, ratio, live), -torch.inf)
+            base = plain.squares(ratio).div_(-2)
+            live = base >= peak[row] - (NEGLIGIBLE + self.bound)
+            some = live.any(1)
+            if groups and some.any():
+                base += self._log_ratio(index, groups, ratio, live)
+            yield base.masked_fill_(~live, -torch.inf)[some]
+
+    def _pencil(self, law: Law, x: Tensor, rows: Tensor, plain: Pencil) -> Pencil:
+        """The pencil of some of the data in the space of a law, with what it shares with that of all of them."""
+        whole = len(rows) == len(x)
+        if whole and isinstance(law.space, Raw):
+            return plain
+        x = x if whole else x[rows]
+        same = plain if whole and law.space.coarse(x) is x else None
+        return Pencil(Seen.through(law.space, x), self.of_law[id(law)], same)
 
     def _log_ratio(self, index: Tensor, groups: list[Any], ratio: float, live: Tensor) -> Tensor:
         """The logarithm of the mixed ratio, right where it is asked for."""
-        result = torch.full(live.shape, -torch.inf, dtype=torch.float64, device=live.device)
-        for term in self.terms:
-            logs = torch.zeros_like(result)
-            for of, law, rows, pencil in groups:
-                if of is term:
-                    wanted = live[rows]
-                    ratios = torch.zeros(wanted.shape, dtype=torch.float64, device=live.device)
-                    ratios[wanted] = law.log_ratio(pencil, index[rows.cpu()], ratio, wanted)
-                    logs[rows] = ratios
-            result = torch.logaddexp(result, logs + math.log(term.share))
-        return result
+        parts = [self._log_ratio_of(term, index, groups, ratio, live) for term in self.terms]
+        if len(parts) == 1:
+            return parts[0]
+        shares = [math.log(term.share) for term in self.terms]
+        return torch.logsumexp(torch.stack([part + share for part, share in zip(parts, shares, strict=True)]), 0)
+
+    def _log_ratio_of(self, term: _Term, index: Tensor, groups: list[Any], ratio: float, live: Tensor) -> Tensor:
+        """That of one part."""
+        logs = torch.zeros(live.shape, dtype=torch.float64, device=live.device)
+        for of, law, rows, pencil in groups:
+            wanted = live[rows]
+            if of is term and wanted.any():
+                ratios = torch.zeros(wanted.shape, dtype=torch.float64, device=live.device)
+                ratios[wanted] = law.log_ratio(pencil, index[rows.cpu()], ratio, wanted)
+                logs[rows] = ratios
+        return logs

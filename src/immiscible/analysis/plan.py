@@ -143,15 +143,21 @@ class PlanLaw:
     def features(self, pencil: Pencil, ratio: float, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The scores and both prices, over the temperature, where they are asked for."""
         inverse = 1 / self.temperature
-        of_data = _prices(pencil.data.ranked @ self.noise.T * inverse - self.noise_prices)
+        of_data, of_noises, slope, at_data = pencil.once(id(self), lambda: self._products(pencil))
         # The price of the noise n_i = n_j + rho (x_j - x_i): the sum over references is one of products.
-        at_points = self.data.ranked @ (pencil.points.noise + ratio * pencil.points.data.plain).T
-        at_points = at_points * inverse - self.data_prices[:, None]
-        at_data = self.data.ranked @ pencil.data.plain.T * (-ratio * inverse)
+        at_points = (of_noises + ratio * slope) * inverse - self.data_prices[:, None]
+        at_data = at_data * (-ratio * inverse)
         peak, own_peak = at_points.amax(0), at_data.amax(0)
         sums = (at_data - own_peak).exp().T @ (at_points - peak).exp()
         of_noise = sums.clamp_min(1e-300).log() + own_peak[:, None] + peak - math.log(len(self.data.ranked))
         return (pencil.scores(ratio) * inverse)[live], of_data[:, None].expand(live.shape)[live], of_noise[live]
+
+    def _products(self, pencil: Pencil) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The prices of the data, and the scores between the references and all that the price of a noise is of."""
+        of_data = _prices(pencil.data.ranked @ self.noise.T / self.temperature - self.noise_prices)
+        points, references = pencil.points, self.data.ranked
+        at_points = references @ points.noise.T, references @ points.data.plain.T
+        return of_data, *at_points, references @ pencil.data.plain.T
 
 
 def _prices(logs: Tensor) -> Tensor:
