@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from immiscible import coupling
+from immiscible import LinearAssignment, ResidualSpace, coupling
 from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.couplings.spaces import CostSpace, InSpace
 from immiscible.data import load
@@ -62,3 +63,28 @@ def test_what_is_no_noise_is_not_trained_on(ratio: float, exact: bool, refused: 
     with pytest.raises(InputError, match="noise that knn:4 pairs must be standard normal") as caught:
         drift.check("knn:4", exact)
     assert "\n" not in str(caught.value)
+
+
+def test_data_with_a_condition_are_paired_given_it() -> None:
+    draws = torch.Generator().manual_seed(0)
+    condition = torch.randn(256, 3, generator=draws)
+    x = condition.repeat(1, 2) + 0.5 * torch.randn(256, 6, generator=draws)
+
+    class Observed:
+        shape = (6,)
+
+        def __len__(self) -> int:
+            return len(x)
+
+        def batch(self, index: Tensor) -> tuple[Tensor, None]:
+            return x[index], None
+
+        def mean(self) -> Tensor:
+            return x.mean(0)
+
+        def condition(self, index: Tensor) -> Tensor:
+            return condition[index]
+
+    coupling = InSpace(LinearAssignment(), ResidualSpace.fit(x, condition))
+    drift = measure_drift(coupling, Observed(), batch_size=64, batches=8)
+    assert not drift.biased

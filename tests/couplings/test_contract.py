@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import immiscible
-from immiscible import InputError, LinearAssignment
+from immiscible import InputError, InSpace, LinearAssignment, ResidualSpace
 from immiscible.couplings import protocol as base
 from immiscible.couplings.protocol import check_generator
 
-SPELLINGS = [
+PLAIN: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+
+
+class OnResiduals:
+    """An assignment of what a condition leaves open."""
+
+    def __call__(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        count, *shape = getattr(x, "shape", ()) or (1,)
+        ones, conditions = torch.ones(shape, **PLAIN), torch.arange(count, **PLAIN) % 3
+        given = ResidualSpace(torch.ones(1, **PLAIN), ones.view(1, -1), 0.1 * ones, 2 * ones).given(conditions)
+        return InSpace(LinearAssignment(), given)(x, noise, labels=labels, generator=generator)
+
+    def __str__(self) -> str:
+        return "residuals"
+
+
+SPELLINGS: list[Any] = [
     "independent",
     "knn:1",
     "knn:4",
@@ -33,6 +52,7 @@ SPELLINGS = [
     "assignment:worst",
     "assignment:entropic:0.5",
     "assignment@0.5",
+    OnResiduals(),
 ]
 DRAWS = [
     "knn:4",
@@ -58,7 +78,7 @@ DTYPES = [
 ]
 SHAPES = [(7,), (7, 5), (5, 3, 7, 2), (1, 5), (1,)]
 
-every = pytest.mark.parametrize("spelling", SPELLINGS)
+every = pytest.mark.parametrize("spelling", SPELLINGS, ids=str)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -267,6 +267,9 @@ class Few:
     def sample(self) -> Tensor:
         return self.x
 
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.x, self.x.flatten(1)[:, :3])]
+
 
 SHAPES = {"vectors": (6,), "chunks of actions": (5, 3), "images": (2, 4, 6), "video": (2, 3, 4, 4)}
 
@@ -317,6 +320,6 @@ def test_every_space_is_read_by_its_name() -> None:
     "text", ["", "Raw", "raw:2", "pooled", "pooled:", "pooled:0", "pca:-1", "pca:1.5", "pca:\u0663"]
 )
 def test_spelling_that_is_none_is_refused_with_those_that_are(text: str) -> None:
-    allowed = "must be raw, centered, standardized, pooled:CELLS or pca:COMPONENTS, got "
+    allowed = "must be raw, centered, standardized, residual, pooled:CELLS or pca:COMPONENTS, got "
     with pytest.raises(InputError, match=f"^{allowed}{re.escape(repr(text))}$"):
         parse_space(text)

@@ -35,6 +35,12 @@ def test_raw_ranks_data_as_it_is() -> None:
     assert fit_cost_space(config(cost_space="raw"), photographs()).trivial
 
 
+def test_residuals_need_a_continuous_condition() -> None:
+    for data in (photographs(), load("digits")):
+        with pytest.raises(InputError, match="cost space residual needs a continuous condition of each datum"):
+            fit_cost_space(config(cost_space="residual"), data)
+
+
 def test_centred_data_has_no_mean_at_any_scale() -> None:
     data = photographs()
     for scale in (1.0, 3.0):

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed
+from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed, ResidualSpace
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools, Windows
@@ -48,6 +48,10 @@ COUPLINGS: dict[str, Any] = {
     "slabs": LinearAssignment(16, "slabs"),
     "often": Mixed(LinearAssignment(), 0.5),
     "centred": InSpace(LinearAssignment(), CostSpace(centre=torch.full(DIMS, 0.5))),
+    "residuals": InSpace(
+        LinearAssignment(),
+        ResidualSpace(torch.ones(2), torch.linspace(-2, 1, 64).view(2, 32), torch.zeros(DIMS), torch.full(DIMS, 2.0)),
+    ),
     "own": Sorted(),
     "own often": Mixed(InSpace(Sorted(), CostSpace(centre=torch.full(DIMS, 0.5))), 0.5),
 }
@@ -56,7 +60,7 @@ COUPLINGS: dict[str, Any] = {
 def data(step: int, micro: int, rank: int) -> Drawn:
     draws = torch.Generator().manual_seed(1000 * rank + 10 * step + micro)
     x = torch.randn(SHAPE, generator=draws) + 0.5
-    return Drawn(x, None, torch.randint(0, 3, (BATCH,), generator=draws))
+    return Drawn(x, x.flatten(1)[:, :2] * 3, torch.randint(0, 3, (BATCH,), generator=draws))
 
 
 def pairing(name: str) -> Pairing:
@@ -70,7 +74,7 @@ def noises(name: str, rank: int, classes: bool, background: bool, broken: bool =
         drawn = data(step, micro, rank)
         if broken and rank == 1:
             drawn.x[0] = torch.nan
-        return drawn if classes else Drawn(drawn.x)
+        return drawn if classes else Drawn(drawn.x, drawn.condition)
 
     pools = Pools(pairing(name), draw, Ranks.of(), Windows(SIZE, ACCUMULATION, STEPS), background)
     try:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed
+from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed, ResidualSpace
 from immiscible.cli import main
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
@@ -32,6 +32,12 @@ def draw(step: int, micro: int) -> Drawn:
     draws = torch.Generator().manual_seed(100 * step + micro)
     x = torch.randn(BATCH, *DIMS, generator=draws) + 0.5
     return Drawn(x, None, torch.randint(0, 3, (BATCH,), generator=draws))
+
+
+def observed(step: int, micro: int) -> Drawn:
+    """Data of which half is told by a condition."""
+    data = draw(step, micro)
+    return Drawn(data.x, data.x.flatten(1)[:, :16] * 3 + 1)
 
 
 def without_classes(step: int, micro: int) -> Drawn:
@@ -92,6 +98,34 @@ COUPLINGS = {
     "centred": InSpace(ASSIGNMENT, CostSpace(centre=torch.full(DIMS, 0.5))),
     "coarse": InSpace(Mixed(ASSIGNMENT, 0.6), CostSpace(basis=torch.eye(32)[:5])),
 }
+
+
+def residuals() -> ResidualSpace:
+    data = [observed(step, 0) for step in range(10)]
+    x, condition = (torch.cat([getattr(one, name) for one in data]) for name in ("x", "condition"))
+    return ResidualSpace.fit(x, condition)
+
+
+def test_window_is_one_assignment_of_what_conditions_leave_open() -> None:
+    space = residuals()
+    data = [observed(step, micro) for step in range(8) for micro in range(ACCUMULATION)]
+    found = by_window(noises(pools(InSpace(Mixed(ASSIGNMENT, 1.0), space), draw=observed)))
+    members = (by_window([getattr(one, name) for one in data]) for name in ("x", "condition"))
+    for x, condition, own, noise in zip(*members, by_window(drawn()), found, strict=True):
+        assert_same(noise, InSpace(ASSIGNMENT, space.given(condition))(x, own))
+        assert not noise.equal(ASSIGNMENT(x, own))
+    pairing = Pairing(InSpace(ASSIGNMENT, space), 5, Stopwatch(CPU))
+    alone = noises(pools(pairing.coupling, 1, observed))
+    for place, one in zip([(step, micro) for step in range(8) for micro in range(ACCUMULATION)], alone, strict=True):
+        given = observed(*place)
+        assert_same(one, pairing.noise(given.x, None, *place, 0, given.condition))
+
+
+def test_window_without_the_conditions_that_it_ranks_by_is_refused() -> None:
+    some = pools(InSpace(ASSIGNMENT, residuals()))
+    with pytest.raises(InputError, match="residual needs the condition of each datum of a batch, got none"):
+        some.pairs(0, 0)
+    some.close()
 
 
 @pytest.mark.parametrize("classes", [False, True])

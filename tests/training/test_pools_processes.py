@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from immiscible.couplings.spaces import given
 from immiscible.training.pairing import Pairing
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,8 @@ def test_window_of_two_processes_is_one_assignment(
         own = [pairing.drawn(child.SHAPE, child.CPU, *place, rank) for rank in range(2) for place in places]
         labels = torch.cat([one.groups for one in ours]) if classes else None
         draws = pairing.draws(child.CPU, *places[0], 0)
-        noise = pairing.coupling(torch.cat([one.x for one in ours]), torch.cat(own), labels=labels, generator=draws)
+        coupling = given(pairing.coupling, torch.cat([one.condition for one in ours]))
+        noise = coupling(torch.cat([one.x for one in ours]), torch.cat(own), labels=labels, generator=draws)
         for rank, part in enumerate(noise.chunk(2)):
             expected[rank].append(part)
     for rank, file in enumerate(written):

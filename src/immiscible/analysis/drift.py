@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 import torch
 
 from immiscible.couplings import Coupling
+from immiscible.couplings.spaces import given
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 from immiscible.training.data_order import DataOrder
-from immiscible.training.sources import Points
+from immiscible.training.sources import ConditionedPoints, Points
 
 # A drift counts from five standard errors on, and from half a per cent of the norm.
 STANDARD_ERRORS = 5.0
@@ -105,10 +106,12 @@ def measure_drift(
     total = torch.zeros(data.shape, dtype=torch.float64)
     norms = []
     for step in range(batches):
-        x, labels = data.batch(order.batch(step))
+        index = order.batch(step)
+        x, labels = data.batch(index)
+        here = given(coupling, data.condition(index)) if isinstance(data, ConditionedPoints) else coupling
         draws = generator("cpu", SEED, "drift", step)
         noise = torch.randn(x.shape, generator=draws)
-        noise = coupling(x * scale, noise, labels=labels if labelled else None, generator=draws)
+        noise = here(x * scale, noise, labels=labels if labelled else None, generator=draws)
         total += noise.double().sum(0)
         norms.append(noise.flatten(1).double().square().mean(1))
     ratios = torch.cat(norms)

@@ -7,8 +7,8 @@ classes worsens class-conditional models (C2OT, arXiv 2503.10636), one within cl
 The condition is predicted by ridge regression, in closed form, from the noise along the leading components of the
 data, from their squares, and from the length of the noise: KNN leaves its traces in the latter two. The data are
 split in two halves, and each is predicted from the other, so no datum is seen both ways. The penalty is that of least
-generalised cross-validation (Golub, Heath and Wahba, Technometrics 21, 1979) on the half that is fitted. What the same
-regression reads from independent noise of the same pairs is its floor.
+generalised cross-validation on the half that is fitted. What the same regression reads from independent noise of the
+same pairs is its floor.
 
 This probe is linear in its features: what it finds is there, but there may be more.
 """
@@ -27,6 +27,7 @@ from immiscible.analysis.sampling import Data, Progress, check_data, some, take
 from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.protocol import rows
+from immiscible.couplings.ridge import Moments
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 
@@ -229,10 +230,7 @@ def _predict(features: Tensor, wanted: Tensor, halves: list[Tensor]) -> _Predict
 
 
 def ridge(features: Tensor, wanted: Tensor, others: Tensor) -> Tensor:
-    r"""Ridge regression on standardised features, with the penalty of least generalised cross-validation.
-
-    With the eigenvalues :math:`s` of the features' covariance the fit shrinks their principal directions by
-    :math:`s / (s + \lambda)`, so the residuals of all penalties follow from one decomposition.
+    """Ridge regression on standardised features, see :mod:`immiscible.couplings.ridge`.
 
     Arguments:
         features: What is fitted on, with shape (n, p), in float64.
@@ -242,23 +240,9 @@ def ridge(features: Tensor, wanted: Tensor, others: Tensor) -> Tensor:
     Returns:
         The predictions, with shape (m, c).
     """
-    count, mean, middle = len(features), features.mean(0), wanted.mean(0)
-    spread = features.std(0, correction=0)
-    # What does not vary says nothing.
-    scale = torch.where(spread > 0, 1 / spread, 0)
-    standard, centred = (features - mean) * scale, wanted - middle
-    values, vectors = torch.linalg.eigh(standard.T @ standard / count)
-    values = values.clamp_min(0)
-    along = vectors.T @ (standard.T @ centred) / count
-    powers = along.square().sum(1)
-    kept = values / (values + PENALTIES[:, None])
-    # |Y - F w|^2 / n, by penalty: each direction explains (2 - kept) * kept of its share.
-    explained = torch.where(values > 0, powers / values.clamp_min(1e-300) * kept * (2 - kept), 0).sum(1)
-    residual = (centred.square().sum() / count - explained).clamp_min(0)
-    freedom = (1 - (kept.sum(1) + 1) / count).clamp_min(1e-9)
-    penalty = PENALTIES[(residual / freedom.square()).argmin()]
-    weights = vectors @ (along / (values + penalty)[:, None])
-    return ((others - mean) * scale) @ weights + middle
+    moments = Moments()
+    moments.add(features, wanted)
+    return moments.fit(PENALTIES)(others)
 
 
 def _score(made: _Predicted, classes: bool) -> Score:

@@ -12,6 +12,7 @@ has the coarse part that the coupling chose and the fine part that it had. The t
 with the distance taken in the coarse space; for the assignment it has the law of permuting whole noises.
 
 A space is one class, fitted to data and spelled as its ``name`` says, such as ``pooled:8``; :data:`SPACES` lists them.
+What a continuous condition leaves open of the data is a space too, see :mod:`immiscible.couplings.residuals`.
 :class:`InSpace` takes any object that is a :class:`Space`.
 """
 
@@ -31,7 +32,17 @@ from torch import Tensor
 
 from immiscible.couplings.axes import check_orthonormal, principal_axes
 from immiscible.couplings.distributed.ranks import check_first, ranks_of, together
-from immiscible.couplings.protocol import Coupling, check_plain, eager, full_float32, note_unless_normal, rows
+from immiscible.couplings.protocol import (
+    Coupling,
+    check_plain,
+    eager,
+    full_float32,
+    note_unless_normal,
+    rows,
+    unwrap,
+    wrap,
+)
+from immiscible.couplings.residuals import ResidualSpace
 from immiscible.errors import InputError, shown
 
 # What does not vary is not divided by its standard deviation.
@@ -57,6 +68,15 @@ class Space(Protocol):
 
     def replaced(self, noise: Tensor, chosen: Tensor) -> Tensor:
         """Noise with its ranked part replaced by the one that was chosen for it."""
+        ...
+
+
+@runtime_checkable
+class Conditional(Space, Protocol):
+    """A space in which data are ranked by what a condition says of them."""
+
+    def given(self, condition: Tensor | None) -> Space:
+        r"""The space for a batch with a condition, of shape (B, \*)."""
         ...
 
 
@@ -339,10 +359,11 @@ class CostSpace(LinearSpace):
 
 
 # The spaces that a run may be asked for. What stands after a colon in a name is a number.
-SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, CellMeans, LeadingComponents)
+SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, ResidualSpace, CellMeans, LeadingComponents)
+Fitted = LinearSpace | ResidualSpace
 
 
-def parse_space(text: str) -> Callable[[Population], LinearSpace]:
+def parse_space(text: str) -> Callable[[Population], Fitted]:
     """Reads the spelling of a space, such as ``centered`` or ``pca:64``; gives what fits it to data.
 
     Raises:
@@ -455,5 +476,24 @@ class InSpace:
             note_unless_normal(torch.linalg.vector_norm(coarse, dim=1), coarse.shape[1], "a coarse space")
             return space.replaced(noise, self.coupling(data, coarse, labels=labels, generator=generator))
 
+    def given(self, condition: Tensor | None) -> InSpace:
+        """The same for a batch with a condition, which only a :class:`Conditional` space takes."""
+        space = self.space.given(condition) if isinstance(self.space, Conditional) else self.space
+        return dataclasses.replace(self, space=space)
+
     def __str__(self) -> str:
         return str(self.coupling)
+
+
+def given(coupling: Coupling, condition: Tensor | None) -> Coupling:
+    r"""A coupling for a batch with a condition: what ranks residuals within it is told what they are residuals of.
+
+    Arguments:
+        coupling: The coupling.
+        condition: The condition of each datum, with shape (B, \*), or None.
+
+    Raises:
+        InputError: If a condition is needed, and there is none that fits.
+    """
+    wrappers, inner = unwrap(coupling)
+    return wrap([one.given(condition) if isinstance(one, InSpace) else one for one in wrappers], inner)

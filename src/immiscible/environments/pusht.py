@@ -28,6 +28,8 @@ State = NDArray[np.float64]
 # Positions lie in [0, SIDE], and the goal in the middle.
 SIDE = 512
 GOAL = (SIDE / 2, SIDE / 2, math.pi / 4)
+# How far the T's centre of mass lies from its position.
+LEVER = 45
 # Coverage above this ends an episode, with success.
 SUCCESS = 0.95
 # Actions a second.
@@ -86,6 +88,7 @@ class PushT:
             body.velocity, body.angular_velocity = (0.0, 0.0), 0.0
         # The space learns where the shapes are when it steps.
         self._env.space.step(self._env.dt)
+        self._coverage = self._covered()
         return self.state
 
     def begin(self, seed: int) -> State:
@@ -98,7 +101,9 @@ class PushT:
         Arguments:
             action: The position, two numbers.
         """
-        return self._env.step(np.asarray(action, np.float64))[0]
+        state, *_, info = self._env.step(np.asarray(action, np.float64))
+        self._coverage = float(info["coverage"])
+        return state
 
     @property
     def state(self) -> State:
@@ -108,6 +113,9 @@ class PushT:
     @property
     def coverage(self) -> float:
         """The share of the goal that the T covers, as gym-pusht computes it."""
+        return self._coverage
+
+    def _covered(self) -> float:
         shapes = self._env.block.shapes
         goal = self._outline(self._env.get_goal_pose_body(self._env.goal_pose), shapes)
         return float(goal.intersection(self._outline(self._env.block, shapes)).area / goal.area)
@@ -118,7 +126,9 @@ class PushT:
 
 
 def scene(seed: int) -> State:
-    """The state that an episode starts in: drawn as gym-pusht draws it for a seed.
+    """The state that an episode starts in: the one in which gym-pusht begins for a seed.
+
+    It draws a state, places the T's centre of mass at an angle of 0, and turns it there. This is the state it has then.
 
     Arguments:
         seed: The seed, not negative.
@@ -129,8 +139,10 @@ def scene(seed: int) -> State:
     if seed < 0:
         raise InputError(f"the seed of a scene must not be negative, got {seed}.")
     draws = np.random.default_rng(seed)
-    positions = [draws.integers(low, high) for low, high in [(50, 450), (50, 450), (100, 400), (100, 400)]]
-    return np.array([*positions, draws.uniform(-math.pi, math.pi) % (2 * math.pi)], np.float64)
+    *disc, x, y = (draws.integers(low, high) for low, high in [(50, 450), (50, 450), (100, 400), (100, 400)])
+    angle = draws.uniform(-math.pi, math.pi)
+    block = [x + LEVER * math.sin(angle), y + LEVER * (1 - math.cos(angle))]
+    return np.array([*disc, *block, angle % (2 * math.pi)], np.float64)
 
 
 def mirror_states(states: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.config.groups import RunConfig
 from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.protocol import rows
-from immiscible.couplings.spaces import InSpace, LinearSpace, Space, parse_space
+from immiscible.couplings.spaces import Conditional, Fitted, InSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
-from immiscible.training.sources import Points
+from immiscible.training.sources import ConditionedPoints, Points
 
 # A space is fitted to a sample of at most this many of the data, evenly spaced, and to the mean of all.
 IMAGES = 4096
@@ -55,13 +56,29 @@ class Diffused:
         return self.points.batch(evenly_spaced(len(self.points), count))[0] * self.config.data_scale
 
 
-def fit_cost_space(config: RunConfig, data: Points) -> LinearSpace:
+@dataclass(frozen=True)
+class DiffusedPairs(Diffused):
+    """The same where each has a continuous condition."""
+
+    points: ConditionedPoints
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        r"""All of them with shape (n, \*), and their conditions, chunk by chunk."""
+        for index in torch.arange(len(self.points)).split(IMAGES):
+            yield self.points.batch(index)[0] * self.config.data_scale, self.points.condition(index)
+
+
+def fit_cost_space(config: RunConfig, data: Points) -> Fitted:
     """The space that a configuration asks for, fitted to its data as they are diffused.
 
     Raises:
         InputError: If the data have no such space.
     """
-    return parse_space(config.cost_space)(Diffused(data, config))
+    return parse_space(config.cost_space)(_diffused(data, config))
+
+
+def _diffused(data: Points, config: RunConfig) -> Diffused:
+    return DiffusedPairs(data, config) if isinstance(data, ConditionedPoints) else Diffused(data, config)
 
 
 def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> Tensor:
@@ -76,6 +93,8 @@ def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> 
     Returns:
         A row for each, with shape (m, d).
     """
+    if isinstance(space, Conditional) and isinstance(data, ConditionedPoints):
+        space = space.given(data.condition(evenly_spaced(len(data), count)))
     return rows(space.ranked(Diffused(data, config).spread(count)))
 
 
@@ -91,7 +110,7 @@ class Ranking:
 
     config: RunConfig
     points: Points
-    space: LinearSpace
+    space: Fitted
 
     @staticmethod
     def fit(config: RunConfig, points: Points) -> Ranking:

@@ -48,7 +48,7 @@ class Feed:
         if self.pools is not None:
             return self.pools.pairs(step, micro)
         drawn = self.batches.draw(step, micro)
-        return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank)
+        return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank, drawn.condition)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a step keeps: where the source of each process stands, if it has an order of its own."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from immiscible.couplings.assignment import SEEDS
 from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.couplings.spaces import given
 from immiscible.seeds import generator
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -75,12 +76,23 @@ class Pairing:
     start: int = 0
     stop: int = 0
 
-    def noise(self, x: Tensor, labels: Tensor | None, step: int, micro: int, rank: int) -> Tensor:
-        """Paired noise for a micro-batch of a step on a rank, with the shape of ``x``."""
+    def noise(
+        self, x: Tensor, labels: Tensor | None, step: int, micro: int, rank: int, condition: Tensor | None = None
+    ) -> Tensor:
+        r"""Paired noise for a micro-batch of a step on a rank, with the shape of ``x``.
+
+        Arguments:
+            x: The data, with shape (B, \*).
+            labels: The group of each that noise stays within, with shape (B,), or None.
+            step: The step.
+            micro: The number of the micro-batch in the step.
+            rank: The rank.
+            condition: What the network is conditioned on, with B rows, or None: some spaces rank by it.
+        """
         noise = self.drawn(x.shape, x.device, step, micro, rank)
         draws = self.draws(x.device, step, micro, rank)
         with self.watch:
-            coupling = self.coupling if self.coupled(step) else Independent()
+            coupling = given(self.coupling, condition) if self.coupled(step) else Independent()
             return coupling(x, noise, labels=labels, generator=draws)
 
     def drawn(self, shape: torch.Size, device: torch.device, step: int, micro: int, rank: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
 from immiscible.couplings.pooling import Paired, PoolPairer, View
+from immiscible.couplings.spaces import Conditional
 from immiscible.training.pairing import Pairing
 from immiscible.training.sources import Drawn
 
@@ -183,7 +184,16 @@ class Pools:
         groups = [one.groups for one in members if one.groups is not None]
         x, labels = torch.cat([one.x for one in members]), torch.cat(groups) if groups else None
         coin, seed = self.pairing.coin_and_seed(self.device, *noise.places[0], self._pairer.parts.p)
-        return self._pairer.begin(x, labels, noise, coin, seed)
+        return self._pairer_of(members).begin(x, labels, noise, coin, seed)
+
+    def _pairer_of(self, members: list[Drawn]) -> PoolPairer:
+        """What pairs some micro-batches. Where their condition counts, this rank's data are ranked by it here."""
+        parts = self._pairer.parts
+        if not isinstance(parts.space, Conditional):
+            return self._pairer
+        conditions = [one.condition for one in members if one.condition is not None]
+        space = parts.space.given(torch.cat(conditions) if conditions else None)
+        return replace(self._pairer, parts=replace(parts, space=space))
 
     def _order(self, window: Window) -> Tensor | None:
         """Waits for the assignment of a window: the place in the pool of the noise of each of this rank's data."""

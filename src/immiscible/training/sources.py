@@ -92,6 +92,15 @@ class Points(Protocol):
         ...
 
 
+@runtime_checkable
+class ConditionedPoints(Points, Protocol):
+    """Points with a continuous condition."""
+
+    def condition(self, index: Tensor) -> Tensor:
+        r"""The condition of some of them, with shape (B, \*)."""
+        ...
+
+
 class PointSource(Source, Protocol):
     """A source that also gives what rankings and drifts are measured on."""
 

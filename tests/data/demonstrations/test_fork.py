@@ -36,6 +36,11 @@ def test_paths_have_the_shares_and_the_noise_of_the_law() -> None:
         assert abs(float((side[there] == 0).float().mean() - probability[there].mean())) < 4 * spread
 
 
+def test_shares_are_between_a_tenth_and_nine_tenths() -> None:
+    observations = torch.tensor([[0.7, sign, 0.0] for sign in (-1, -0.5, 0, 0.5)])
+    torch.testing.assert_close(share(observations), torch.tensor([0.5, 0.1, 0.5, 0.9]))
+
+
 def test_the_observation_tells_the_place_the_sign_and_the_time() -> None:
     data = demonstrate(1, episodes=5)
     frames, _ = data.episode(2)
