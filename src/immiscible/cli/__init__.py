@@ -94,6 +94,11 @@ COMMANDS = {
         "immiscible.cli.arguments:Advise",
         "immiscible.cli.advise:advise",
     ),
+    ("make-pusht",): Command(
+        "Make demonstrations of Push-T with a planner, to train policies on.",
+        "immiscible.cli.arguments:MakePushT",
+        "immiscible.cli.make_pusht:make_pusht",
+    ),
     ("doctor",): Command(
         "Show what a report of a fault should say: versions, devices, launcher, caches.",
         "immiscible.cli.doctor:Doctor",

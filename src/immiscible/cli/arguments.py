@@ -14,7 +14,7 @@ from typing_extensions import Doc
 
 from immiscible.config.comparison import comparison_of, one_of
 from immiscible.config.groups import CostSpace, DataFields, Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
-from immiscible.config.recipes import Template, TinyPipeline
+from immiscible.config.recipes import PushTEpisodes, Template, TinyPipeline
 from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
 from immiscible.config.values import Needs, Range, Text, There, Word
 from immiscible.errors import InputError
@@ -127,6 +127,14 @@ class MakeTiny(TinyPipeline, Printed):
 
     out: NewPath
     """A new directory for the pipeline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakePushT(PushTEpisodes, Printed):
+    """Flags of ``immiscible make-pusht``."""
+
+    out: NewPath
+    """A new directory for the demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from immiscible.config.groups import (
     OPERATIONAL,
     DataFields,
+    Fields,
     ImageConfig,
     Images,
     LearningRate,
@@ -31,6 +32,7 @@ OfLora = Needs("mode", "lora")
 Level = Annotated[float, Range(1e-6, 1e6)]
 Levels = Annotated[int, Range(1, 10**5, "each is a noise level of its own")]
 Channels = Annotated[int, Range(8, 2**12, "such a network is not tiny")]
+Episodes = Annotated[int, Range(1, 10**6, "they take days")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,3 +184,15 @@ class TinyPipeline(DataFields):
         for name in ("vae_width", "width"):
             value = getattr(self, name)
             require(value % 8 == 0, name, "a positive multiple of 8", value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTEpisodes(Fields):
+    """Demonstrations of Push-T by a planner."""
+
+    out: Path
+    """A new directory for the demonstrations."""
+    episodes: Episodes = 206
+    """How many episodes, each of them solved. Fewer are the first of more."""
+    seed: Seed = 0
+    """Seed of the scenes, and of what the planner draws."""
