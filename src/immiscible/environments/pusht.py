@@ -105,7 +105,7 @@ class PushT:
             action: The position, two numbers.
         """
         state, *_, info = self._env.step(np.asarray(action, np.float64))
-        self._coverage = float(info["coverage"])
+        self._coverage = round(float(info["coverage"]), DIGITS)
         return state
 
     @property
