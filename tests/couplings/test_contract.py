@@ -51,6 +51,7 @@ SPELLINGS: list[Any] = [
     "assignment:global",
     "assignment:worst",
     "assignment:entropic:0.5",
+    "reservoir:5",
     "assignment@0.5",
     OnResiduals(),
 ]
@@ -138,7 +139,7 @@ def test_same_generator_state_gives_the_same_result(spelling):
     assert_same(couple(spelling, x, noise, seed=3), couple(spelling, x, noise, seed=3))
 
 
-@pytest.mark.parametrize("spelling", DRAWS)
+@pytest.mark.parametrize("spelling", [*DRAWS, "reservoir:5"])
 def test_other_generator_states_give_other_results(spelling):
     x, noise = batch(13, 5)
     results = [couple(spelling, x, noise, seed) for seed in range(10)]
@@ -314,18 +315,19 @@ def test_expanded_data_is_no_obstacle(spelling):
 
 @every
 def test_compiled_callers_get_the_eager_result(spelling):
-    coupling = immiscible.coupling(spelling)
+    # One each, since what they hold may change with the first call.
+    eager, compiled = immiscible.coupling(spelling), immiscible.coupling(spelling)
 
-    def caller(x: Tensor, noise: Tensor) -> Tensor:
+    def caller(x: Tensor, noise: Tensor, coupling: immiscible.Coupling) -> Tensor:
         return coupling(2 * x, noise).square() + 1
 
     x, noise = batch(7, 5)
     torch.compiler.reset()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        expected = caller(x, noise)
+        expected = caller(x, noise, eager)
         torch.manual_seed(5)
-        assert_same(torch.compile(caller, backend="eager")(x, noise), expected)
+        assert_same(torch.compile(caller, backend="eager")(x, noise, compiled), expected)
 
 
 @pytest.mark.parametrize("spelling", ["assignment", "assignment:3"])

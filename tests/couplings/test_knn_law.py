@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from immiscible import KNN, Independent, InputError, LinearAssignment
+from immiscible import KNN, Independent, InputError, LinearAssignment, Reservoir
 from immiscible.couplings import knn as nearest
 from immiscible.couplings.knn import draw_chi2
 
@@ -227,8 +227,8 @@ def exactness(noise: Tensor) -> tuple[float, float]:
 def test_knn_is_biased_and_the_others_are_exact():
     x, noise = torch.randn(2, 1009, 64, generator=seeded(15))
     x = x + 1  # a common direction, as images have
-    for exact in (Independent(), LinearAssignment(), LinearAssignment(block=101), KNN(1)):
-        assert min(exactness(exact(x, noise))) > 0.01
+    for exact in (Independent(), LinearAssignment(), LinearAssignment(block=101), KNN(1), Reservoir(64)):
+        assert min(exactness(exact(x, noise, generator=seeded(16)))) > 0.01
     assert max(exactness(KNN(4)(x, noise, generator=seeded(16)))) < 1e-6
     norm, mean = exactness(KNN(4, "dot")(x, noise, generator=seeded(16)))
     assert norm > 1e-3

@@ -9,6 +9,7 @@ from torch import Tensor
 import immiscible
 
 SPELLINGS = ["independent", "knn:1", "knn:4", "knn:4:dot", "knn:2.5:dot", "assignment", "assignment:3", "assignment@1"]
+SPELLINGS += ["reservoir:5"]
 MOVING = SPELLINGS[2:]
 
 

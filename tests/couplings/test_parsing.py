@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from immiscible import KNN, Coupling, Independent, InputError, LinearAssignment, Mixed, coupling
+from immiscible import KNN, Coupling, Independent, InputError, LinearAssignment, Mixed, Reservoir, coupling
 
 SPELLED = {
     "independent": Independent(),
@@ -28,6 +28,8 @@ SPELLED = {
     ),
     "assignment:sinkhorn@0.5": Mixed(LinearAssignment(solver="sinkhorn"), 0.5),
     "assignment@0.5": Mixed(LinearAssignment(), 0.5),
+    "reservoir:256": Reservoir(),
+    "reservoir:64:0.25@0.75": Mixed(Reservoir(64, 0.25), 0.75),
     "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
     "knn:2.5:dot@1": Mixed(KNN(2.5, "dot"), 1),
     "independent@0": Mixed(Independent(), 0),
@@ -53,6 +55,7 @@ def test_spelling_names_its_coupling_and_back(spelling):
         ("assignment:flipped", "assignment:worst"),
         ("assignment:64:entropic:0.5:flipped", "assignment:worst:entropic:0.5:64"),
         ("assignment:entropic:0", "assignment"),
+        ("reservoir:256:0.5", "reservoir:256"),
     ],
 )
 def test_other_ways_to_write_the_same(other, spelling):
@@ -65,6 +68,7 @@ plain = st.one_of(
     st.floats(1, 1e15).map(lambda k: KNN(k, "dot")),
     st.none().map(LinearAssignment),
     st.integers(2, 10**9).map(LinearAssignment),
+    st.builds(Reservoir, st.integers(1, 2**24), st.floats(0, 1e9)),
     st.floats(0, 1e9).map(lambda temperature: LinearAssignment(temperature=temperature)),
 )
 mixed = st.builds(Mixed, plain, st.one_of(st.floats(0, 1), st.integers(0, 1)))
@@ -81,7 +85,8 @@ UNKNOWN = [
     "knn:8:dot:2", "knn::dot", "assignment:", "assignment:many", "assignment:2.5", "assignment:3:4", "lap", "@0.5",
     "assignment:entropic", "assignment:entropic:", "assignment:entropic:hot", "assignment:worst:flipped",
     "assignment:best", "assignment@", "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8",
-    "knn:8,assignment",
+    "knn:8,assignment", "reservoir", "reservoir:", "reservoir:many", "reservoir:2.5", "reservoir:8:old",
+    "reservoir:8:1:1",
 ]  # fmt: skip
 
 
@@ -99,6 +104,7 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
         "assignment",
         "assignment:BLOCK",
         "assignment:worst",
+        "reservoir:SIZE",
         "@PROBABILITY",
     ):
         assert allowed in message
@@ -119,6 +125,8 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
         ("assignment:entropic:nan", "TEMPERATURE must be a finite number"),
         ("assignment:entropic:inf@0.5", "TEMPERATURE must be a finite number"),
         ("assignment:slabs:entropic:1", "TEMPERATURE is for solver exact, auction, sinkhorn, got it with 'slabs'"),
+        ("reservoir:0", "SIZE must be a whole number from 1 to 16,777,216, got 0"),
+        ("reservoir:8:-1", "AGE must be a finite number of at least 0, got -1"),
         ("assignment@1.5", r"PROBABILITY must be a probability in \[0, 1\], got 1.5"),
         ("assignment@nan", r"PROBABILITY must be a probability in \[0, 1\], got nan"),
     ],

@@ -9,6 +9,7 @@ from immiscible.couplings.order import permutation
 from immiscible.couplings.parsing import parse_coupling
 from immiscible.couplings.pool import Pool
 from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.couplings.reservoir import Reservoir
 from immiscible.couplings.residuals import ResidualSpace
 from immiscible.couplings.solvers.dense import assign
 from immiscible.couplings.spaces import CostSpace, InSpace
@@ -26,6 +27,7 @@ __all__ = [
     "LinearAssignment",
     "Mixed",
     "Pool",
+    "Reservoir",
     "ResidualSpace",
     "assign",
     "coupled",

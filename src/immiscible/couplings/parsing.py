@@ -12,15 +12,25 @@ from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.knn import KNN
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.protocol import Coupling, Independent
+from immiscible.couplings.reservoir import Reservoir
 from immiscible.couplings.solvers.select import NAMES as SOLVERS
 from immiscible.errors import InputError, shown
 
 ALLOWED = (
     "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
-    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, each with an optional @PROBABILITY"
+    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, reservoir:SIZE, reservoir:SIZE:AGE, each"
+    " with an optional @PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
-PLACES = {"k": "K", "block": "BLOCK", "p": "PROBABILITY", "temperature": "TEMPERATURE", "score": "the score"}
+PLACES = {
+    "k": "K",
+    "block": "BLOCK",
+    "p": "PROBABILITY",
+    "temperature": "TEMPERATURE",
+    "score": "the score",
+    "size": "SIZE",
+    "age": "AGE",
+}
 
 
 def parse_coupling(spelling: str | Coupling) -> Coupling:
@@ -28,7 +38,8 @@ def parse_coupling(spelling: str | Coupling) -> Coupling:
 
     Arguments:
         spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``,
-            ``assignment:slabs:global``, or one of these followed by ``@0.5`` to couple in that share of the batches.
+            ``assignment:slabs:global``, ``reservoir:256``, or one of these followed by ``@0.5`` to couple in that share
+            of the batches.
 
     Raises:
         InputError: If the spelling is unknown, or one of its numbers is out of range.
@@ -59,6 +70,10 @@ def _plain(inner: str, spelling: str) -> Coupling:
             return KNN(_number(k, spelling), score)
         case ["assignment", *settings]:
             return _assignment(settings, spelling)
+        case ["reservoir", size]:
+            return Reservoir(int(_number(size, spelling, whole=True)))
+        case ["reservoir", size, age]:
+            return Reservoir(int(_number(size, spelling, whole=True)), _number(age, spelling))
         case _:
             raise _unknown(spelling)
 

@@ -232,9 +232,12 @@ def _inverse(owner: Tensor) -> Tensor:
 
 @functools.cache
 def jonker_volgenant() -> Callable[[np.ndarray], np.ndarray]:
-    """The exact solver that is installed: lapx's Jonker-Volgenant, or SciPy's where another package hides it."""
+    """The exact solver that is installed: lapx's Jonker-Volgenant, or SciPy's where another package hides it.
+
+    It takes more columns than rows too, of which some are then left over.
+    """
     if hasattr(lap, "lapjvr"):
-        return lambda cost: lap.lapjvr(cost, return_cost=False)[1]
+        return lambda cost: lap.lapjvr(cost, extend_cost=True, return_cost=False)[1]
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
