@@ -102,6 +102,7 @@ class ByBrightness:
 
     samples: int
     features = ""
+    metrics = (Metric("brightness", "Brightness", "higher"),)
     doubts = None
 
     @classmethod
@@ -113,8 +114,11 @@ class ByBrightness:
             drawn = run.sample(run.start(self.samples, 0, noise_scale), sampler)
             return {"calls": drawn.nfe, "brightness": drawn.images.mean().item()}
 
-        asked = [Question(run.step, str(one), one.name, guidance, self.samples, 0, "", noise_scale) for one in samplers]
-        return [answer(run, question, partial(measure, one)) for question, one in zip(asked, samplers, strict=True)]
+        def score(sampler: Any) -> dict[str, Any]:
+            question = Question(run.step, str(sampler), sampler.name, guidance, self.samples, 0, "", noise_scale)
+            return answer(run, question, partial(measure, sampler), self.metrics)
+
+        return list(map(score, samplers))
 
     def picture(self, run: Run, sampler: Any, noise_scale: float = 1.0) -> bytes:
         return encode_grid(run.sample(run.start(4, 0, noise_scale), sampler).images)
@@ -122,7 +126,6 @@ class ByBrightness:
 
 BRIGHT = dataclasses.replace(
     ROW,
-    metrics=(Metric("brightness", "Brightness", "higher"),),
     scorer=f"{__name__}:ByBrightness",
     scored="glances",
 )

@@ -47,4 +47,4 @@ def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:
         rows = evaluate_painting(run, data, scorer.reference, samplers, arguments.task, trial)
     if isinstance(data, Head):
         rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
-    report(arguments.json, rows, score_table(run, rows), indent=2)
+    report(arguments.json, rows, score_table(run, rows, scorer.metrics), indent=2)

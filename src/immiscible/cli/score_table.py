@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import ASCII
@@ -17,22 +18,36 @@ from immiscible.errors import shown
 from immiscible.runs.open import Run
 
 
-def score_table(run: Run, rows: list[dict[str, Any]]) -> str:
-    """The scores as a table, with the features that they were computed in."""
-    first, metrics = rows[0], system(run.config.task).metrics
+def score_table(run: Run, rows: list[dict[str, Any]], metrics: Sequence[Metric]) -> str:
+    """The scores as a table, with the features that they were computed in.
+
+    Arguments:
+        run: The run.
+        rows: Its scores, a row for each sampler.
+        metrics: What a row consists of.
+    """
+    first, scored = rows[0], system(run.config.task).scored
     # No part of a name is markup.
-    title = Text(f"{shown(run.path)}, step {run.step}: {first['samples']} samples, {first['features']}")
+    count = f"{first['samples']} {'samples' if scored == 'images' else scored}"
+    title = Text(", ".join(filter(None, [f"{shown(run.path)}, step {run.step}: {count}", first["features"]])))
     if "reference" in first:
         title.append(f", scored against {shown(first['reference'])}")
     if "clip_score" in first:
-        metrics = (*metrics, Metric("clip_score", "CLIP", "higher", ".2f"))
+        metrics = [*metrics, Metric("clip_score", "CLIP", "higher", ".2f")]
     table = Table("NFE", "calls", *(metric.word for metric in metrics), title=title, title_justify="left")
     if not draws_lines():
         table.box = ASCII
     for row in rows:
-        table.add_row(row["nfe"], str(row["calls"]), *(format(row[metric.name], metric.format) for metric in metrics))
+        table.add_row(row["nfe"], str(row["calls"]), *(_figure(row, metric) for metric in metrics))
     console = Console(file=io.StringIO(), width=120)
     console.print(table)
     if "warning" in first:
         console.print(f"warning: {first['warning']}", markup=False, highlight=False)
     return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _figure(row: dict[str, Any], metric: Metric) -> str:
+    """A score, with its 95 % interval where there is one."""
+    said = format(row[metric.name], metric.format)
+    low, high = row.get("intervals", {}).get(metric.name, (None, None))
+    return said if low is None else f"{said} [{format(low, metric.format)}, {format(high, metric.format)}]"

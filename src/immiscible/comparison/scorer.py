@@ -39,14 +39,12 @@ class Scorer:
         runs: What scores one of them.
         samplers: How to sample, each with its number of network calls.
         device: Where samples are drawn.
-        task: The name of the system, whose row says what is measured.
     """
 
     data: Images
     runs: RunScorer
     samplers: Sequence[Sampler]
     device: torch.device
-    task: str
 
     @classmethod
     def of(cls, config: Comparison, data: Images, samplers: Sequence[Sampler], device: torch.device) -> Scorer:
@@ -62,14 +60,14 @@ class Scorer:
             InputError: If there are too few samples or data for a score.
         """
         runs = imported(system(config.task).scorer).of(config, data, device)
-        return cls(data, runs, samplers, device, config.task)
+        return cls(data, runs, samplers, device)
 
     @property
     def scoring(self) -> Scoring:
         """The same as a summary states it."""
         nfes = [str(sampler) for sampler in self.samplers]
-        metrics = system(self.task).metrics
-        return Scoring(self.data, self.runs.features, self.runs.samples, nfes, self.runs.doubts, metrics)
+        runs = self.runs
+        return Scoring(self.data, runs.features, runs.samples, nfes, runs.doubts, runs.metrics)
 
     def score(self, path: Path, variant: Variant) -> list[dict[str, Any]]:
         """The quality of a run at each of its checkpoints: a row per step and sampler."""

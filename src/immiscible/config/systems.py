@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from immiscible.config.metric import IMAGE_METRICS, Metric
 from immiscible.config.values import quoted
 from immiscible.errors import InputError
 
@@ -51,7 +50,6 @@ class System:
         export: What writes a run for other libraries, ``module:name``; nothing where none can read it.
         prompted: Whether samples are drawn for prompts.
         flags: More flags of ``train``, ``module:name`` of a dataclass.
-        metrics: What its samples are scored by, and whether lower or higher is better; the main one first.
         couplings: What a comparison compares by default.
         scorer: What scores its runs, ``module:name`` of a :class:`immiscible.evaluation.scorer.RunScorer`.
         scored: What a score is computed from, in the plural.
@@ -74,7 +72,6 @@ class System:
     export: str = ""
     prompted: bool = False
     flags: str = ""
-    metrics: tuple[Metric, ...] = IMAGE_METRICS
     couplings: str = "independent,knn:4,assignment,assignment@0.5"
     scorer: str = "immiscible.evaluation.quality:ImageScorer"
     scored: str = "images"

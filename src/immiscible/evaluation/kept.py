@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from immiscible.config.metric import IMAGE_METRICS, Metric
-from immiscible.config.systems import system
 from immiscible.config.values import Range, There, kinds
 from immiscible.io.console import say
 from immiscible.io.files import write_json
@@ -37,18 +36,20 @@ class Question:
     task: str = "generate"
 
 
-def answer(run: Run, question: Question, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def answer(
+    run: Run, question: Question, measure: Callable[[], dict[str, Any]], metrics: Sequence[Metric] = IMAGE_METRICS
+) -> dict[str, Any]:
     """The answer to a question about a run: the one that is kept, or else a new one, which is kept from then on.
 
     Arguments:
         run: The run.
         question: What is asked.
-        measure: Makes the measurement: ``calls``, the metrics of the run's system, and what else belongs to the row.
+        measure: Makes the measurement: ``calls``, the metrics, and what else belongs to the row.
+        metrics: What is measured.
 
     Returns:
         The fields of the question and of its answer.
     """
-    metrics = system(run.config.task).metrics
     rows, whole = _rows(run.path / FILE, metrics)
     wanted = asdict(question)
     for row in rows:
@@ -72,7 +73,7 @@ def read_rows(run: Path, metrics: Sequence[Metric] = IMAGE_METRICS) -> list[dict
 
     Arguments:
         run: The run directory.
-        metrics: What its system is measured by.
+        metrics: What was measured.
     """
     return _rows(run / FILE, metrics)[0]
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from immiscible.config.metric import IMAGE_METRICS, Metric
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.evaluation.clip import ClipMeter, ClipScore
@@ -75,6 +76,11 @@ class ImageScorer:
     def features(self) -> str:
         """The name of the features."""
         return self.reference.features.name
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Those of images."""
+        return IMAGE_METRICS
 
     @property
     def doubts(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from immiscible.config.metric import Metric
 from immiscible.runs.open import Run
 from immiscible.samplers import Sampler
 
@@ -15,7 +16,7 @@ class RunScorer(Protocol):
     """Scores runs of a system, all in the same way. The row of the system names its class.
 
     Each score is a row: the fields of :class:`~immiscible.evaluation.kept.Question`, ``calls``, a number for each
-    metric of the system, and a ``warning`` where it tells little.
+    of the metrics, and a ``warning`` where it tells little.
     """
 
     @property
@@ -26,6 +27,11 @@ class RunScorer(Protocol):
     @property
     def samples(self) -> int:
         """The number of samples behind each score."""
+        ...
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """What a score consists of, the metric that curves and verdicts are about first."""
         ...
 
     @property
