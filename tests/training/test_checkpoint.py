@@ -36,6 +36,18 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     optimizer.load_state_dict(loaded.optimizer)
 
 
+def test_what_waits_is_saved_where_something_does(tmp_path: Path) -> None:
+    waits = {"0.all.numbers": torch.arange(3), "0.all.spread": torch.tensor(0.1, dtype=torch.float64)}
+    path = save_checkpoint(tmp_path, dataclasses.replace(make(7), waits=waits))
+    torch.testing.assert_close(load_checkpoint(path).waits, waits, rtol=0, atol=0)
+    (path / "reservoir.safetensors").unlink()
+    with pytest.raises(Damaged, match="step-7"):
+        load_checkpoint(path)
+    other = save_checkpoint(tmp_path, make(8))
+    assert not (other / "reservoir.safetensors").exists()
+    assert load_checkpoint(other).waits == {}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (8, 9, 10, 11):
         save_checkpoint(tmp_path, make(step), keep=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -111,6 +112,18 @@ def test_two_processes_train_one_run(torchrun: Any, tmp_path: Path) -> None:
     assert done.stdout.count("6 steps, ") == 1
     assert [step for step, _ in losses(out)] == [1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-3", "step-6"]
+
+
+@pytest.mark.slow
+def test_each_process_goes_on_with_the_noises_that_wait_for_it(torchrun: Any, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    for run in (whole, out):
+        assert torchrun(flags(run, "--coupling", "reservoir:8")).returncode == 0
+    waits = load_file(out / "checkpoints" / "step-3" / "reservoir.safetensors")
+    assert {name.split(".")[0] for name in waits} == {"0", "1"}
+    shutil.rmtree(out / "checkpoints" / "step-6")
+    assert torchrun(flags(out, "--coupling", "reservoir:8")).returncode == 0
+    assert_same_end(out, whole, 6)
 
 
 @pytest.mark.slow

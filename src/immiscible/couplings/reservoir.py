@@ -229,6 +229,11 @@ class Reservoir:
                 )
             return
 
+    @property
+    def holds(self) -> bool:
+        """Whether noises wait."""
+        return bool(self._held.classes)
+
     def number(self, first: int) -> None:
         """Numbers the noises that are handed in next from ``first`` on, for who draws those that wait again."""
         self._held.came = first
@@ -258,21 +263,17 @@ class Reservoir:
         Raises:
             InputError: If the state is not one of a reservoir of this size.
         """
-        labels = {name.partition(".")[0] for name in state if name != CAME}
+        labels = sorted({name.partition(".")[0] for name in state if name != CAME})
         parts = PARTS if redraw is None else PARTS[1:]
         complete = state.keys() == {CAME, *(f"{label}.{part}" for label in labels for part in parts)}
         sizes = {len(state[f"{label}.arrived"]) for label in labels} if complete else set()
         if not complete or not sizes <= {self.size}:
             given = f"one of {min(sizes)} noises" if sizes else "another"
             raise InputError(f"the state must be one of a reservoir of {self.size} noises, got {given}.")
-        classes = {}
-        for label in labels:
-            kept = {part: state[f"{label}.{part}"].clone() for part in parts}
-            counts = {"spread": kept["spread"].item(), "count": int(kept["count"]), "seed": int(kept["seed"])}
-            arrived, numbers = kept["arrived"].cpu().numpy(), kept["numbers"].cpu().numpy()
-            noises = kept["noises"] if redraw is None else _drawn_again(numbers, counts["seed"], redraw)
-            centre = kept["centre"].to(noises.device)
-            classes[label] = Waiting(noises, arrived, numbers, centre, **counts)
+        kept = {label: {part: state[f"{label}.{part}"].clone() for part in parts} for label in labels}
+        if redraw is not None:
+            _draw_again(kept, redraw)
+        classes = {label: _waiting(**parts) for label, parts in kept.items()}
         with self._held.lock:
             self._held.classes, self._held.came = classes, int(state[CAME])
 
@@ -286,13 +287,24 @@ def _first(size: int, like: Tensor, seed: int) -> Tensor:
     return torch.randn(size, *like.shape[1:], generator=draws, device=like.device, dtype=like.dtype)
 
 
-def _drawn_again(numbers: Places, seed: int, redraw: Redraw) -> Tensor:
-    """The noises with these numbers."""
-    came = numbers >= 0
-    drawn = redraw(numbers[came].tolist())
-    noises = _first(len(numbers), drawn, seed)[_index(np.where(came, 0, -1 - numbers), drawn)]
-    noises[_index(np.flatnonzero(came), drawn)] = drawn
-    return noises
+def _draw_again(kept: dict[str, dict[str, Tensor]], redraw: Redraw) -> None:
+    """Adds to what was kept of each class the noises that wait, those of all classes drawn at once."""
+    came = {label: parts["numbers"] >= 0 for label, parts in kept.items()}
+    drawn = redraw([number for label, parts in kept.items() for number in parts["numbers"][came[label]].tolist()])
+    each = drawn.split([int(here.sum()) for here in came.values()])
+    for (label, parts), handed_in in zip(kept.items(), each, strict=True):
+        numbers, device = parts["numbers"], drawn.device
+        noises = _first(len(numbers), drawn, int(parts["seed"]))[(-1 - numbers).clamp_min(0).to(device)]
+        noises[came[label].to(device)] = handed_in
+        parts["noises"] = noises
+
+
+def _waiting(**parts: Tensor) -> Waiting:
+    """What waits for a class, of the tensors of a state."""
+    noises, centre = parts["noises"], parts["centre"].to(parts["noises"].device)
+    arrived, numbers = parts["arrived"].cpu().numpy(), parts["numbers"].cpu().numpy()
+    count, seed = int(parts["count"]), int(parts["seed"])
+    return Waiting(noises, arrived, numbers, centre, parts["spread"].item(), count, seed)
 
 
 def _members(labels: Tensor) -> Iterator[tuple[str, Places]]:

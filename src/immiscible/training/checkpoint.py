@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and JSON, written aside, then renamed. What cannot be verified is not loaded.
 
 ``RUN/checkpoints/step-<N>/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` and
-``state.json`` with the step, a few numbers of the loop, and the SHA-256 of each file.
+``state.json`` with the step, a few numbers of the loop, and the SHA-256 of each file. Where noises wait in a reservoir,
+``reservoir.safetensors`` says which.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from immiscible.io.records import Unfit, check_list, check_record, number, read_
 
 AVERAGE = "ema.safetensors"
 FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")
+# Written where there is something to keep.
+WAITS = "reservoir.safetensors"
 # What reading a file that is missing, cut short or altered may raise.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 # What a checkpoint's numbers are.
@@ -37,13 +40,23 @@ STEP = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run is resumed from. What is random is derived from the step, see ``randomness``."""
+    """Everything that a run is resumed from. What is random is derived from the step, see :mod:`immiscible.seeds`.
+
+    Attributes:
+        step: The step after which it was written.
+        model: The weights.
+        ema: Their moving average.
+        optimizer: The state of the optimiser.
+        loop: What has been measured since the last logged step, and where the data stand.
+        waits: Which noises wait in a reservoir.
+    """
 
     step: int
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor]
     optimizer: dict[str, Any]
     loop: dict[str, Any]
+    waits: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Damaged(Exception):
@@ -78,9 +91,11 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> P
 def _write_parts(aside: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """Writes the files of a checkpoint; returns what is in its ``state.json``."""
     tensors, values = _flatten_optimizer(checkpoint.optimizer)
-    contents = (checkpoint.model, checkpoint.ema, tensors)
+    contents = dict(zip(FILES, (checkpoint.model, checkpoint.ema, tensors), strict=True))
+    if checkpoint.waits:
+        contents[WAITS] = checkpoint.waits
     checksums = {}
-    for name, content in zip(FILES, contents, strict=True):
+    for name, content in contents.items():
         data = save({key: value.detach().cpu().contiguous() for key, value in content.items()})
         checksums[name] = hashlib.sha256(data).hexdigest()
         write_bytes(aside / name, data)
@@ -145,7 +160,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state = _read_state(path)
         model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
         merged = _unflatten_optimizer(optimizer, state["optimizer"])
-        return Checkpoint(state["step"], model, ema, merged, state["loop"])
+        waits = _verified(path / WAITS, state["sha256"][WAITS]) if WAITS in state["sha256"] else {}
+        return Checkpoint(state["step"], model, ema, merged, state["loop"], waits)
     except DAMAGE as error:
         raise Damaged(f"{path}: {error}") from error
 
@@ -175,7 +191,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     """What ``state.json`` of a checkpoint holds, of the types that were written."""
     where = path / "state.json"
     state = check_record(read_json(where), STATE, where, ("step", "sha256", "optimizer", "loop"))
-    checksums = {name: Kind(name, str) for name in FILES}
+    checksums = {name: Kind(name, str) for name in (*FILES, WAITS)}
     check_record(state["sha256"], checksums, f"`sha256` of {where}", FILES)
     check_record(state["loop"], LOOP, f"`loop` of {where}", LOOP)
     check_list(state["loop"].get("loss_sums", []), "loss_sums", where, _is_number, "numbers")

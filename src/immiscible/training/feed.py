@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from immiscible.training.batches import Batches
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools, Windows
 from immiscible.training.sources import Drawn, Sequential, Source
+from immiscible.training.waiting import WaitingNoise
 
 
 class Feed:
@@ -35,6 +37,7 @@ class Feed:
         self.watch = Stopwatch(accelerator.device)
         self.pairing = Pairing(coupling, config.seed, self.watch, config.coupling_start, config.coupling_stop)
         self.pools = self._pools(config, coupling)
+        self.waiting = WaitingNoise(self.pairing, config.accumulation, self.rank)
 
     def _pools(self, config: RunConfig, coupling: Coupling) -> Pools | None:
         """The pools that an assignment pairs; other couplings need none."""
@@ -48,6 +51,7 @@ class Feed:
         if self.pools is not None:
             return self.pools.pairs(step, micro)
         drawn = self.batches.draw(step, micro)
+        self.waiting.prepare(drawn.x, step, micro)
         return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank, drawn.condition)
 
     def state(self, step: int) -> dict[str, Any]:
@@ -60,6 +64,16 @@ class Feed:
         """Goes on at a step from its :meth:`state`."""
         if isinstance(self.source, Sequential) and "stream" in state:
             self.source.seek(self._next_drawn(step), state["stream"][self.rank])
+
+    def waits(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the noises that wait on each process, if the coupling has any wait."""
+        states = gather_object([self.waiting.state()])
+        return {f"{rank}.{name}": value for rank, state in enumerate(states) for name, value in state.items()}
+
+    def restore(self, waits: Mapping[str, Tensor]) -> None:
+        """Has the same noises wait again, see :meth:`waits`."""
+        own = f"{self.rank}."
+        self.waiting.restore({name.removeprefix(own): value for name, value in waits.items() if name.startswith(own)})
 
     def _next_drawn(self, step: int) -> int:
         """The first micro-batch, numbered through all steps, that is drawn by a run that goes on at a step."""

@@ -77,11 +77,11 @@ class State:
             raise not_finite(self.config, self.step, "a weight is not finite")
         loop = {**self.progress.state(), **self._scale(), **self.feed.state(self.step)}
         model, average = gathered(weights, main), gathered(self.average.weights(), main)
-        optimizer = gathered_state(self.optimizer.state_dict(), main)
+        optimizer, waits = gathered_state(self.optimizer.state_dict(), main), self.feed.waits()
         # No checkpoint is newer than the lines before it, even after a power cut.
         self.progress.sync()
         if main:
-            checkpoint = Checkpoint(self.step, model, average, optimizer, loop)
+            checkpoint = Checkpoint(self.step, model, average, optimizer, loop, waits)
             save_checkpoint(self.directory, checkpoint, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -127,6 +127,7 @@ class State:
             self.accelerator.scaler.load_state_dict(loop["scaler"])
         self.progress.restore(loop)
         self.feed.seek(checkpoint.step, loop)
+        self.feed.restore(checkpoint.waits)
         self.step = checkpoint.step
 
     def _check_same_step(self) -> None:
