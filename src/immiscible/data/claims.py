@@ -19,10 +19,16 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+AS_IMAGES = "write its images into a folder or into archives instead, see stream: for --data"
 
 
-def check_memory(name: str, size: int) -> None:
+def check_memory(name: str, size: int, remedy: str = AS_IMAGES) -> None:
     """Checks that the machine has memory for that many bytes.
+
+    Arguments:
+        name: What messages call what has them.
+        size: How many there are.
+        remedy: What helps if it is whole.
 
     Raises:
         InputError: If it has not.
@@ -31,7 +37,7 @@ def check_memory(name: str, size: int) -> None:
     if size > memory:
         raise InputError(
             f"`{name}` must fit into memory, {memory / 2**30:.0f} GiB, got one of {size / 2**30:.0f} GiB by what it "
-            "says: if it is whole, write its images into a folder or into archives instead, see stream: for --data."
+            f"says: if it is whole, {remedy}."
         )
 
 

@@ -7,9 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,52 +132,3 @@ class Demonstrations:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
-
-
-def as_rows(name: str, what: str, values: np.ndarray[Any, Any]) -> Tensor:
-    """Numbers of a source as rows of ``float32``; what has more axes is one row a frame.
-
-    Arguments:
-        name: What messages call the source.
-        what: What messages call the numbers.
-        values: Integers or floats, with shape (T, ...).
-
-    Raises:
-        InputError: If they are no numbers.
-    """
-    if values.dtype.kind not in "iuf" or values.ndim == 0:
-        raise InputError(f"{name}: {what} must be rows of numbers, got {values.dtype} with shape {values.shape}.")
-    # Numbers beyond float32 become infinite, and are refused as such.
-    with np.errstate(over="ignore"):
-        rows = np.array(values.reshape(len(values), -1) if values.size else values, dtype=np.float32, order="C")
-    return torch.from_numpy(rows)
-
-
-def as_ends(name: str, what: str, values: np.ndarray[Any, Any]) -> Tensor:
-    """Ends of episodes as a source has them.
-
-    Raises:
-        InputError: If they are no integers on one axis.
-    """
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise InputError(
-            f"{name}: {what} must be integers with shape (episodes,), got {values.dtype} with shape {values.shape}."
-        )
-    return torch.from_numpy(np.array(values, dtype=np.int64))
-
-
-def ends_of_index(name: str, what: str, values: np.ndarray[Any, Any]) -> Tensor:
-    """Ends of episodes, from the number of the episode that each frame belongs to.
-
-    Raises:
-        InputError: If they are no integers on one axis, or an episode goes on after another one.
-    """
-    index = as_ends(name, what, values)
-    last = torch.cat([index[1:] != index[:-1], index.new_ones(min(len(index), 1), dtype=torch.bool)])
-    ends = last.nonzero()[:, 0] + 1
-    if len(index[ends - 1].unique()) != len(ends):
-        raise InputError(
-            f"{name}: {what} must have the frames of an episode one after the other, got episodes that go on after "
-            "others: sort the frames."
-        )
-    return ends

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from immiscible.data import claims
-from immiscible.data.demonstrations.episodes import Demonstrations, as_ends, as_rows, ends_of_index
+from immiscible.data.demonstrations.episodes import Demonstrations
+from immiscible.data.demonstrations.values import as_ends, as_rows, ends_of_index
 from immiscible.data.readers.arrays import DAMAGED
 from immiscible.errors import InputError, one_line
 

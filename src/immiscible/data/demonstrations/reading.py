@@ -10,8 +10,10 @@ from immiscible.data.demonstrations.episodes import Demonstrations
 from immiscible.errors import InputError
 
 # In the order in which they are asked. Each is imported when it is its turn.
-READERS = ("fork", "npz")
-ALLOWED = "`fork`, a .npz file, or the folder that `immiscible make-pusht` made"
+READERS = ("fork", "npz", "zarr", "lerobot")
+ALLOWED = (
+    "`fork`, a .npz file, or a folder: what `immiscible make-pusht` made, a zarr store of Push-T, or a LeRobot dataset"
+)
 
 
 class Reader(Protocol):
