@@ -67,6 +67,7 @@ SCENARIOS = {
     "evaluate": Scenario("evaluate out --nfe 1,2,3 --num 64 --features pixels --device cpu", ("run",), {"run": "out"}),
     "export": Scenario("export base/unet out", ("unet",)),
     "make-tiny-sd": Scenario("make-tiny-sd out --data digits --image-size 16 --steps 2 --width 8 --vae-width 8"),
+    "make-pusht": Scenario("make-pusht out --episodes 1"),
     "compare": Scenario(f"compare flow --data digits --steps 4 --nfe 1,2 --width 8 --depth 1 {COMPARED}"),
 }
 # What commands read, made once.
@@ -80,7 +81,7 @@ BASE = {
 MODULES = (
     "immiscible.cli immiscible.cli.arguments immiscible.cli.parsing immiscible.cli.train immiscible.cli.sample "
     "immiscible.cli.sample_text immiscible.cli.inpaint immiscible.cli.evaluate immiscible.cli.export "
-    "immiscible.cli.tiny immiscible.cli.compare immiscible.comparison.report "
+    "immiscible.cli.tiny immiscible.cli.make_pusht immiscible.cli.compare immiscible.comparison.report "
     "immiscible.tasks.stable_diffusion.task diffusers transformers peft "
     "matplotlib.pyplot sklearn.datasets torch.utils.tensorboard lap PIL.Image scipy.linalg"
 ).split()
