@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from immiscible.environments.planner import attempt
 from immiscible.environments.pusht import GOAL, PushT, scene
 from immiscible.environments.rollouts import MEASURES, Episode, differences, roll_out, summarize
 from immiscible.errors import InputError
@@ -81,6 +82,20 @@ def test_plans_begin_with_the_oldest_state_and_are_carried_out_from_the_last_one
     # Noise depends on the episode's seed and on the time.
     assert all(first == second for first, second in seeds)
     assert len(set(seeds)) == 3
+
+
+def test_a_demonstration_that_is_planned_again_window_by_window_comes_out_as_it_was() -> None:
+    """Windows begin a frame before the first, which repeats it, as those that policies are trained on."""
+    shown = attempt(0, 0)
+    actions = torch.from_numpy(np.stack([shown.actions[0], *shown.actions, *[shown.actions[-1]] * 16]))
+    times = iter(range(0, 300, 8))
+
+    def remembering(observations: Tensor, draws: Sequence[int]) -> Tensor:
+        return actions[(time := next(times)) : time + 16].unsqueeze(0)
+
+    (rolled,) = roll_out(remembering, [0], states=[shown.scene])
+    assert rolled.success
+    assert rolled.coverages[1:].tolist() == shown.coverage
 
 
 def test_an_episode_ends_with_success() -> None:
