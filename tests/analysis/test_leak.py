@@ -145,6 +145,13 @@ def test_data_are_never_seen_both_ways() -> None:
     assert len(set(first[:60].nonzero()[:, 0].diff().tolist())) > 1
 
 
+def test_guessing_is_no_worse_than_chance_where_classes_are_small() -> None:
+    # Halves without half of each class would give 0.24: what is common in one is rare in the other.
+    x, classes = torch.randn(24, 2, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 3
+    floors = [leak(x, classes, "independent", Batches(40, 24, seed=seed)).floor for seed in range(8)]
+    assert sum(floors) / len(floors) == pytest.approx(1 / 3, abs=0.03)
+
+
 def test_it_is_written_down(actions) -> None:
     done = []
     read = leak(actions[0].numpy(), actions[1][:, 0], "knn:2", Batches(2, 64), progress=lambda *now: done.append(now))

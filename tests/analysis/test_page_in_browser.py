@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from immiscible.analysis.study import MEASUREMENTS
 from immiscible.cli import main
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,10 @@ def test_the_page_fits_shows_its_pictures_and_fetches_nothing(
     opened.on("request", lambda request: request.url.startswith("data:") or troubles.append(request.url))
     opened.goto(page.as_uri())
     assert troubles == [page.as_uri()]
+    headings = opened.eval_on_selector_all("h2", "all => all.map(h => h.textContent.trim())")
+    assert headings[: len(MEASUREMENTS)] == [measurement.title for measurement in MEASUREMENTS]
+    assert len(MEASUREMENTS) == 6
+    assert opened.get_by_text("Left out").count() == 0
     assert opened.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [width, width]
     outside = """all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && !e.closest('.scroll'))
                            .map(e => e.outerHTML.slice(0, 80))"""

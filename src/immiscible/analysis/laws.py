@@ -50,20 +50,33 @@ class Seen:
         return cls(first if ranked is plain else ranked.flatten(1).double(), first)
 
 
-@dataclass(frozen=True)
-class Points:
+class Once:
+    """Keeps what laws need again and again."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: object, make: Callable[[], Any]) -> Any:
+        """What is made when it is first asked for, and kept under a key of one's own."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+class Points(Once):
     """Noisy points in the space of a ranking: the data that they are of, and the noise.
 
-    Attributes:
+    Arguments:
         data: The data of the points.
         noise: The noise of the points, with shape (P, d).
     """
 
-    data: Seen
-    noise: Tensor
+    def __init__(self, data: Seen, noise: Tensor) -> None:
+        super().__init__()
+        self.data, self.noise = data, noise
 
 
-class Pencil:
+class Pencil(Once):
     """The scores <z_i, n_i> and squares |n_i|^2 of some data at all points, at any ratio of signal to noise.
 
     Arguments:
@@ -73,8 +86,8 @@ class Pencil:
     """
 
     def __init__(self, data: Seen, points: Points, same: Pencil | None = None) -> None:
+        super().__init__()
         self.data, self.points = data, points
-        self._made: dict[Any, Any] = {}
         self.score = data.ranked @ points.noise.T
         self.score_slope = data.ranked @ points.data.plain.T - (data.ranked * data.plain).sum(1)[:, None]
         if same is not None:
@@ -96,12 +109,6 @@ class Pencil:
     def squares(self, ratio: float) -> Tensor:
         """With shape (B, P)."""
         return torch.add(self.square_slope, self.curvature, alpha=ratio).mul_(ratio).add_(self.square)
-
-    def once(self, key: object, make: Callable[[], Any]) -> Any:
-        """What a law needs at every ratio alike, made when it is first asked for."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
 
 
 class Law(Protocol):

@@ -142,22 +142,25 @@ class PlanLaw:
 
     def features(self, pencil: Pencil, ratio: float, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The scores and both prices, over the temperature, where they are asked for."""
-        inverse = 1 / self.temperature
-        of_data, of_noises, slope, at_data = pencil.once(id(self), lambda: self._products(pencil))
+        inverse, some = 1 / self.temperature, live.any(1)
+        of_data, at_data = pencil.once(id(self), lambda: self._of_data(pencil.data))
+        of_noises, slope = pencil.points.once(id(self), lambda: self._of_points(pencil.points))
         # The price of the noise n_i = n_j + rho (x_j - x_i): the sum over references is one of products.
         at_points = (of_noises + ratio * slope) * inverse - self.data_prices[:, None]
-        at_data = at_data * (-ratio * inverse)
+        at_data = at_data[:, some] * (-ratio * inverse)
         peak, own_peak = at_points.amax(0), at_data.amax(0)
         sums = (at_data - own_peak).exp().T @ (at_points - peak).exp()
         of_noise = sums.clamp_min(1e-300).log() + own_peak[:, None] + peak - math.log(len(self.data.ranked))
-        return (pencil.scores(ratio) * inverse)[live], of_data[:, None].expand(live.shape)[live], of_noise[live]
+        return (pencil.scores(ratio) * inverse)[live], of_data[:, None].expand(live.shape)[live], of_noise[live[some]]
 
-    def _products(self, pencil: Pencil) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The prices of the data, and the scores between the references and all that the price of a noise is of."""
-        of_data = _prices(pencil.data.ranked @ self.noise.T / self.temperature - self.noise_prices)
-        points, references = pencil.points, self.data.ranked
-        at_points = references @ points.noise.T, references @ points.data.plain.T
-        return of_data, *at_points, references @ pencil.data.plain.T
+    def _of_data(self, data: Seen) -> tuple[Tensor, Tensor]:
+        """The prices of data, and their scores with the references."""
+        prices = _prices(data.ranked @ self.noise.T / self.temperature - self.noise_prices)
+        return prices, self.data.ranked @ data.plain.T
+
+    def _of_points(self, points: Points) -> tuple[Tensor, Tensor]:
+        """The scores of the references with the noise of points, and with their data."""
+        return self.data.ranked @ points.noise.T, self.data.ranked @ points.data.plain.T
 
 
 def _prices(logs: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from immiscible.analysis.reduction import Scale, Table, reductions, scaling
 from immiscible.analysis.sampling import Progress
 from immiscible.analysis.showing import Results, Shown
 from immiscible.couplings import KNN, Coupling, InSpace, Mixed, parse_coupling
-from immiscible.couplings.spaces import parse_space
+from immiscible.couplings.spaces import LinearSpace, parse_space
 from immiscible.data.measured import Measured
 from immiscible.errors import InputError
 
@@ -154,14 +154,13 @@ def _reduction(study: Study, name: str, progress: Progress) -> HasResult:
         # The space is that of the data at this scale.
         shift, divisor = scaling(study.data.x, scale, study.seed)
         data = dataclasses.replace(study.data, x=(study.data.x - shift) / divisor)
+        space = parse_space(study.cost_space)(data)
         for done, step in enumerate(steps):
-            varied = str(dataclasses.replace(coupling, k=step)) if isinstance(coupling, KNN) else str(coupling)
-            ranked = couplings_of(varied, study.cost_space, data)[varied]
+            varied = dataclasses.replace(coupling, k=step) if isinstance(coupling, KNN) else coupling
             at = Table([study.batch_size if isinstance(coupling, KNN) else step], ["raw"])
-            (measured,) = reductions(data.x, [ranked], at, labels=study.labels, seed=study.seed)
-            found.append(
-                Step(varied, measured.batch_size, step, scale, share * measured.percent, share * measured.error)
-            )
+            (measured,) = reductions(data.x, [_ranked(varied, space)], at, labels=study.labels, seed=study.seed)
+            percent, error = share * measured.percent, share * measured.error
+            found.append(Step(str(varied), measured.batch_size, step, scale, percent, error))
             progress(SCALES.index(scale) * len(steps) + done + 1, len(SCALES) * len(steps))
     return Reductions("k" if isinstance(coupling, KNN) else "batch_size", found)
 
@@ -188,6 +187,7 @@ MEASUREMENTS = (
     Measurement(
         "centroids", "Centroid distance, as published", _centroids, showing.centroids, showing.centroids_headline
     ),
+    Measurement("leak", "What the noise tells of the condition", _leak, showing.leak, showing.leak_headline),
     Measurement("cost", "What pairing costs", _cost, showing.cost, showing.cost_headline),
 )
 
@@ -205,7 +205,12 @@ def couplings_of(spellings: str, cost_space: str, data: Measured) -> dict[str, C
     """
     parsed = parse_all(spellings)
     space = parse_space(cost_space)(data)
-    return {name: coupling if space.trivial else InSpace(coupling, space) for name, coupling in parsed.items()}
+    return {name: _ranked(coupling, space) for name, coupling in parsed.items()}
+
+
+def _ranked(coupling: Coupling, space: LinearSpace) -> Coupling:
+    """A coupling that ranks in a space."""
+    return coupling if space.trivial else InSpace(coupling, space)
 
 
 def parse_all(spellings: str) -> dict[str, Coupling]:
