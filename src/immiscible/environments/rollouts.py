@@ -96,9 +96,13 @@ class _Running:
         self._see(self.simulator.place(self.start))
         return self
 
-    def carry_out(self, action: NDArray[np.float64]) -> None:
-        self.actions.append(action)
-        self._see(self.simulator.step(action))
+    def carry_out(self, actions: NDArray[np.float64]) -> None:
+        """Carries actions out, until the episode is over."""
+        for action in actions:
+            self.actions.append(action)
+            self._see(self.simulator.step(action))
+            if self.over:
+                return
 
     def _see(self, state: State) -> None:
         self.states.append(state)
@@ -151,33 +155,34 @@ def roll_out(
         these = slice(first, first + AT_ONCE)
         running = [_Running(*each, PushT()).begin() for each in zip(seeds[these], starts[these], strict=True)]
         for step in range(0, max_steps, executed):
-            _plan_and_carry_out(act, [one for one in running if not one.over], step, (history, executed, max_steps))
+            going = [one for one in running if not one.over]
+            plans = _plan(act, going, step, history, min(executed, max_steps - step)) if going else ()
+            for one, actions in zip(going, plans, strict=True):
+                one.carry_out(actions)
         episodes += [one.ended(max_steps) for one in running]
     return episodes
 
 
-def _plan_and_carry_out(act: Act, running: list[_Running], step: int, counts: tuple[int, int, int]) -> None:
-    """One plan for each episode that is not over, and what of it is carried out."""
-    if not running:
-        return
-    history, executed, max_steps = counts
+def _plan(act: Act, running: list[_Running], step: int, history: int, count: int) -> NDArray[np.float64]:
+    """What each episode does next, with shape (N, count, 2).
+
+    Arguments:
+        act: The policy.
+        running: The episodes.
+        step: How many actions they had so far.
+        history: How many states are observed.
+        count: How many actions are carried out.
+    """
     observations = torch.from_numpy(np.stack([one.observed(history) for one in running])).float()
     draws = [derive(one.seed, "roll-out", step) for one in running]
     with torch.no_grad():
         plans = act(observations, draws)
-    first = history - 1
-    if plans.ndim != 3 or plans.shape[::2] != (len(running), 2) or plans.shape[1] < first + executed:
-        raise InputError(
-            f"plans must have shape ({len(running)}, {first + executed} or more, 2), got {tuple(plans.shape)}."
-        )
+    first, last = history - 1, history - 1 + count
+    if plans.ndim != 3 or plans.shape[::2] != (len(running), 2) or plans.shape[1] < last:
+        raise InputError(f"plans must have shape ({len(running)}, {last} or more, 2), got {tuple(plans.shape)}.")
     if not plans.isfinite().all():
         raise InputError(f"plans must be finite, got others at step {step}: has the training diverged?")
-    chosen = plans[:, first : first + min(executed, max_steps - step)].double().cpu().numpy()
-    for one, actions in zip(running, chosen, strict=True):
-        for action in actions:
-            one.carry_out(action)
-            if one.over:
-                break
+    return plans[:, first:last].double().cpu().numpy()
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Interval]:
