@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 from immiscible.cli import main
 from immiscible.data.demonstrations import read_demonstrations
+from immiscible.environments import demonstrate
+from immiscible.environments.planner import Attempt, attempt
 from immiscible.environments.pusht import PushT
 
 
@@ -55,6 +58,23 @@ def test_fewer_episodes_are_the_first_of_more(folder: Path, tmp_path: Path, caps
     printed = json.loads(capsys.readouterr().out)
     assert (printed["episodes"], printed["frames"]) == (2, len(few))
     assert [path.name for path in tmp_path.iterdir()] == ["few"]
+
+
+def test_attempts_that_fail_are_left_out_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(seed: int, number: int) -> Attempt:
+        tried = attempt(seed, number)
+        return dataclasses.replace(tried, coverage=[0.5]) if number in (0, 2) else tried
+
+    monkeypatch.setattr(demonstrate, "attempt", failing)
+    assert main(["make-pusht", str(tmp_path / "out"), "--episodes", "2"]) == 0
+    assert "2 attempts did not succeed and were left out" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "out/demonstrations.json").read_text())
+    assert [known["attempt"] for known in facts["episodes"]] == [1, 3]
+    assert facts["passed_over"] == {"attempts that did not succeed": 2}
+    second, data = read_demonstrations(str(folder)).episode(1), read_demonstrations(str(tmp_path / "out"))
+    np.testing.assert_array_equal(data.episode(0)[1], second[1])
 
 
 def test_a_place_that_is_taken_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
