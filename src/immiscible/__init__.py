@@ -19,6 +19,7 @@ from immiscible.errors import InputError
 if TYPE_CHECKING:
     from immiscible.couplings import (
         KNN,
+        Cells,
         CostSpace,
         Coupling,
         Description,
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KNN",
+    "Cells",
     "CostSpace",
     "Coupling",
     "Description",

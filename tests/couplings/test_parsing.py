@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from immiscible import KNN, Coupling, Independent, InputError, LinearAssignment, Mixed, Reservoir, coupling
+from immiscible import KNN, Cells, Coupling, Independent, InputError, LinearAssignment, Mixed, Reservoir, coupling
 
 SPELLED = {
     "independent": Independent(),
@@ -29,6 +29,8 @@ SPELLED = {
     "assignment:sinkhorn@0.5": Mixed(LinearAssignment(solver="sinkhorn"), 0.5),
     "assignment@0.5": Mixed(LinearAssignment(), 0.5),
     "reservoir:256": Reservoir(),
+    "cells:256:16": Cells(),
+    "cells:64:8@0.5": Mixed(Cells(64, rank=8), 0.5),
     "reservoir:64:0.25@0.75": Mixed(Reservoir(64, 0.25), 0.75),
     "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
     "knn:2.5:dot@1": Mixed(KNN(2.5, "dot"), 1),
@@ -56,6 +58,7 @@ def test_spelling_names_its_coupling_and_back(spelling):
         ("assignment:64:entropic:0.5:flipped", "assignment:worst:entropic:0.5:64"),
         ("assignment:entropic:0", "assignment"),
         ("reservoir:256:0.5", "reservoir:256"),
+        ("cells:64", "cells:64:16"),
     ],
 )
 def test_other_ways_to_write_the_same(other, spelling):
@@ -68,6 +71,7 @@ plain = st.one_of(
     st.floats(1, 1e15).map(lambda k: KNN(k, "dot")),
     st.none().map(LinearAssignment),
     st.integers(2, 10**9).map(LinearAssignment),
+    st.builds(Cells, st.integers(1, 2**16), st.integers(1, 2**12)),
     st.builds(Reservoir, st.integers(1, 2**24), st.floats(0, 1e9)),
     st.floats(0, 1e9).map(lambda temperature: LinearAssignment(temperature=temperature)),
 )
@@ -86,7 +90,7 @@ UNKNOWN = [
     "assignment:entropic", "assignment:entropic:", "assignment:entropic:hot", "assignment:worst:flipped",
     "assignment:best", "assignment@", "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8",
     "knn:8,assignment", "reservoir", "reservoir:", "reservoir:many", "reservoir:2.5", "reservoir:8:old",
-    "reservoir:8:1:1",
+    "reservoir:8:1:1", "cells", "cells:", "cells:many", "cells:8:2.5", "cells:8:4:2",
 ]  # fmt: skip
 
 
@@ -127,6 +131,8 @@ def test_unknown_spelling_is_refused_in_one_line_that_lists_what_is_allowed(spel
         ("assignment:slabs:entropic:1", "TEMPERATURE is for solver exact, auction, sinkhorn, got it with 'slabs'"),
         ("reservoir:0", "SIZE must be a whole number from 1 to 16,777,216, got 0"),
         ("reservoir:8:-1", "AGE must be a finite number of at least 0, got -1"),
+        ("cells:0", "COUNT must be a whole number from 1 to 65,536, got 0"),
+        ("cells:8:0", "RANK must be a whole number from 1 to 4,096, got 0"),
         ("assignment@1.5", r"PROBABILITY must be a probability in \[0, 1\], got 1.5"),
         ("assignment@nan", r"PROBABILITY must be a probability in \[0, 1\], got nan"),
     ],

@@ -1,6 +1,7 @@
 """Which noise goes with which datum. Knows no model, no task and no file."""
 
 from immiscible.couplings.assignment import LinearAssignment
+from immiscible.couplings.cells import Cells
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.hidden import coupled
 from immiscible.couplings.knn import KNN
@@ -19,6 +20,7 @@ coupling = parse_coupling
 
 __all__ = [
     "KNN",
+    "Cells",
     "CostSpace",
     "Coupling",
     "Description",

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from immiscible.couplings.assignment import LinearAssignment
+from immiscible.couplings.cells import Cells
 from immiscible.couplings.knn import KNN
 from immiscible.couplings.mixed import Mixed
 from immiscible.couplings.protocol import Coupling, Independent
@@ -18,8 +19,8 @@ from immiscible.errors import InputError, shown
 
 ALLOWED = (
     "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
-    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, reservoir:SIZE, reservoir:SIZE:AGE, each"
-    " with an optional @PROBABILITY"
+    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, reservoir:SIZE, reservoir:SIZE:AGE,"
+    " cells:COUNT, cells:COUNT:RANK, each with an optional @PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
 PLACES = {
@@ -30,6 +31,8 @@ PLACES = {
     "score": "the score",
     "size": "SIZE",
     "age": "AGE",
+    "count": "COUNT",
+    "rank": "RANK",
 }
 
 
@@ -38,8 +41,8 @@ def parse_coupling(spelling: str | Coupling) -> Coupling:
 
     Arguments:
         spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``,
-            ``assignment:slabs:global``, ``reservoir:256``, or one of these followed by ``@0.5`` to couple in that share
-            of the batches.
+            ``assignment:slabs:global``, ``reservoir:256``, ``cells:256:16``, or one of these followed by ``@0.5`` to
+            couple in that share of the batches.
 
     Raises:
         InputError: If the spelling is unknown, or one of its numbers is out of range.
@@ -74,6 +77,10 @@ def _plain(inner: str, spelling: str) -> Coupling:
             return Reservoir(int(_number(size, spelling, whole=True)))
         case ["reservoir", size, age]:
             return Reservoir(int(_number(size, spelling, whole=True)), _number(age, spelling))
+        case ["cells", count]:
+            return Cells(int(_number(count, spelling, whole=True)))
+        case ["cells", count, rank]:
+            return Cells(int(_number(count, spelling, whole=True)), int(_number(rank, spelling, whole=True)))
         case _:
             raise _unknown(spelling)
 

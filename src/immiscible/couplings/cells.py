@@ -1,0 +1,348 @@
+r"""Cells: the data are sorted into a few groups, and each group has a part of the noise to itself.
+
+Along the leading :math:`r` principal components :math:`P` the data have :math:`K` centres, and normal space is cut into
+a cell for each, of as much mass as the centre has data (:mod:`immiscible.couplings.laguerre`). A datum of the group
+:math:`j` takes a coarse part :math:`u` that is normal within the cell :math:`L_j`, and the rest of its own noise:
+
+.. math:: n' = n + P^\top (u - P n), \qquad u \sim N(0, I_r \mid u \in L_j) .
+
+Over the data :math:`u` is normal again, since the cells have the mass of their groups and cover everything; the fine
+part is as it was drawn, and independent of it. So the law of the noise is exact up to the fit, which :math:`\chi^2`
+measures. :math:`K` is a dial: one cell is independent noise, and a cell for each datum would be semidiscrete optimal
+transport. Once fitted there is no state and nothing to solve, and batches of any size, on any number of processes, are
+paired in the same way. With labels each class has potentials of its own, and the noise of each class is as exact.
+
+:math:`u` is drawn by rejection: the coarse parts of a batch's own noise, and then more normal draws, are handed to
+the data of the cell that they fall into, until all have one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from immiscible import seeds
+from immiscible.couplings.axes import principal_axes
+from immiscible.couplings.laguerre import ascend, centres_of, chi_square, largest_of, nearest_of
+from immiscible.couplings.protocol import (
+    check_finite,
+    check_inputs,
+    check_labels,
+    check_plain,
+    eager,
+    finite_norms,
+    full_float32,
+    note_unless_normal,
+    rows,
+)
+from immiscible.errors import InputError
+
+RANK = 16
+# More cells than these take hours to fit, and so do more axes.
+MOST, MOST_AXES = 2**16, 2**12
+# The axes are fitted to this many data, and of a loader no more than this many are looked at.
+FOR_AXES, AT_MOST = 2048, 2**18
+# How many draws are tried at first for each datum that has none, and how many scores are in memory at most.
+TRIES, SCORES = 4, 2**22
+# Into a cell of the mass of one of so many data some of these fall.
+MOST_TRIES = 2**40
+# The class of data without labels.
+NO_CLASS = -(2**63)
+
+Loader = Iterable[Any]
+Read = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedCells:
+    """Cells as they are fitted to data.
+
+    Attributes:
+        basis: The components that they lie in as orthonormal rows, with shape (r, D).
+        offset: The mean of the data in them, with shape (r,).
+        centres: The centre of each, with shape (K, r).
+        weights: The share of the data in each, of each class or of all, with shape (C, K).
+        potentials: The potential of each, with shape (C, K); minus infinity where a class has no data.
+        classes: The labels of the classes in ascending order, with shape (C,); without labels a number that is none.
+        chi2: How far the mass of the cells is from their weights, of the class where it is farthest; 1 is chance.
+    """
+
+    basis: Tensor
+    offset: Tensor
+    centres: Tensor
+    weights: Tensor
+    potentials: Tensor
+    classes: Tensor
+    chi2: float
+
+    def to(self, device: torch.device | str) -> FittedCells:
+        """The same cells on a device."""
+        return FittedCells.of({name: value.to(device) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that they are made of, by name."""
+        parts = [part.name for part in fields(self) if part.name != "chi2"]
+        chi2 = torch.tensor(self.chi2, dtype=torch.float64, device="cpu")
+        return {name: getattr(self, name) for name in parts} | {"chi2": chi2}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> FittedCells:
+        """Cells that were kept as :meth:`tensors`."""
+        return FittedCells(**{name: value.item() if name == "chi2" else value for name, value in tensors.items()})
+
+    @torch.no_grad()
+    def draw(self, x: Tensor, noise: Tensor, kinds: Tensor, generator: torch.Generator | None) -> Tensor:
+        r"""Noise whose coarse part is normal within the cell of each datum.
+
+        Arguments:
+            x: The data, ``float32`` with shape (B, \*).
+            noise: Their noise, with the shape of ``x``.
+            kinds: The number of the class of each, with shape (B,).
+            generator: Draws more coarse parts, where those of the noise are not enough.
+        """
+        own = self._along(noise)
+        wanted = kinds * len(self.centres) + self._cells(self._along(x) - self.offset, kinds, self._nearest)
+        tried, chosen, owner = own, torch.empty_like(own), torch.arange(len(x), device=x.device)
+        waiting, tries = owner, TRIES * len(self.centres)
+        while True:
+            found = kinds[owner] * len(self.centres) + self._cells(tried, kinds[owner], self.potentials)
+            datum, draw = _matched(wanted[waiting], found)
+            chosen[waiting[datum]] = tried[draw]
+            left = torch.ones_like(waiting, dtype=torch.bool)
+            left[datum] = False
+            waiting = waiting[left]
+            if not len(waiting):
+                wide = torch.promote_types(noise.dtype, torch.float32)
+                changed = torch.addmm(rows(noise).to(wide), (chosen - own).to(wide), self.basis.to(wide))
+                return changed.to(noise.dtype).view(noise.shape)
+            # A draw is one for the class of a datum that waits, each in turn.
+            count = min(tries * len(kinds[waiting].unique()), max(1, SCORES // len(self.centres)))
+            owner = waiting.repeat(-(-count // len(waiting)))
+            shape = len(owner), self.centres.shape[1]
+            tried = torch.randn(shape, generator=generator, device=x.device, dtype=torch.float32)
+            tries *= 2
+            if tries > MOST_TRIES:
+                raise InputError(
+                    f"each cell must be one that normal draws fall into, got none of {tries} in some: fit fewer cells."
+                )
+
+    def kinds(self, count: int, labels: Tensor | None) -> Tensor:
+        """The number of the class of each datum, with shape (B,).
+
+        Raises:
+            InputError: If there are labels where the cells know no classes, or none where they do, or others.
+        """
+        classes = self.classes
+        known = classes[0].item() != NO_CLASS or len(classes) > 1
+        if known != (labels is not None):
+            how = "with" if known else "without"
+            raise InputError(
+                f"cells that were fitted {how} labels must be called {how} them: else the noise of a class is not "
+                "normal; fit them as they are called."
+            )
+        if labels is None:
+            return torch.zeros(count, dtype=torch.int64, device=classes.device)
+        kinds = torch.searchsorted(classes, labels.long()).clamp_max(len(classes) - 1)
+        if not classes[kinds].equal(labels.long()):
+            other = labels[classes[kinds] != labels][0].item()
+            raise InputError(f"labels must be among the {len(classes)} that the cells were fitted with, got {other}.")
+        return kinds
+
+    def _along(self, values: Tensor) -> Tensor:
+        """Data or noise along the components, with shape (B, r)."""
+        return rows(values).float() @ self.basis.T
+
+    @property
+    def _nearest(self) -> Tensor:
+        """Potentials with which the cell of a datum is that of the nearest centre that its class has."""
+        nearest = -self.centres.square().sum(1) / 2
+        return nearest.masked_fill(self.weights == 0, -torch.inf)
+
+    def _cells(self, points: Tensor, kinds: Tensor, potentials: Tensor) -> Tensor:
+        """The cell of each point of a class."""
+        if len(potentials) == 1:
+            return nearest_of(points, self.centres, potentials[0])
+        return largest_of(points @ self.centres.T + potentials[kinds])
+
+
+def _matched(wanted: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives out what was found: who gets something, and what; each thing once, in order.
+
+    Arguments:
+        wanted: What each one wants, as a number, with shape (n,).
+        found: What each thing is, with shape (m,).
+    """
+    order, askers = found.argsort(stable=True), wanted.argsort(stable=True)
+    kinds, asked = found[order], wanted[askers]
+    # The i-th who wants a kind gets the i-th of that kind.
+    turn = torch.arange(len(asked), device=asked.device) - torch.searchsorted(asked, asked)
+    place = torch.searchsorted(kinds, asked) + turn
+    got = place < torch.searchsorted(kinds, asked, right=True)
+    return askers[got], order[place[got]]
+
+
+@dataclass(frozen=True)
+class Cells:
+    r"""Sorts the data into groups, and gives each a part of the noise to itself; fitted to data once.
+
+    Source: this package.
+
+    The noise must be standard normal: parts of it are drawn again.
+
+    Arguments:
+        count: How many cells, from 1, where it changes nothing.
+        rank: Along how many principal components they lie, from 1; as many as the data have where that is fewer.
+        fitted: The cells, once :meth:`fit` has found them.
+
+    Example:
+        >>> x = torch.randn(500, 3, 4, 4)
+        >>> cells = Cells(8, rank=2).fit(x)
+        >>> noise = cells(x[:4], torch.randn(4, 3, 4, 4))
+    """
+
+    moves: ClassVar[str] = (
+        "the part of each noise along a few principal components of the data: it becomes one that is normal within "
+        "the cell of its datum."
+    )
+    law: ClassVar[str] = (
+        "exact up to the fit, within each class if labels are given: the cells have the mass of their data, and the "
+        "chi^2 of the fit says how nearly."
+    )
+    cost: ClassVar[str] = (
+        "O(B D r) for products with the components, and about O(B K r) to draw; no state. A fit takes O(N (D + K) r)."
+    )
+
+    count: int = 256
+    rank: int = RANK
+    fitted: FittedCells | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, most in (("count", MOST), ("rank", MOST_AXES)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise InputError(f"`{name}` must be a whole number from 1 to {most:,}, got {value!r}.")
+
+    @torch.no_grad()
+    def fit(self, data: Tensor | Loader, labels: Tensor | None = None, *, seed: int = 0) -> Cells:
+        r"""Finds the cells of some data.
+
+        Arguments:
+            data: The data, with shape (N, \*); or a shuffled loader of batches, of which a sample is looked at once.
+                A batch is data, or a pair of data and labels.
+            labels: The class of each datum of a tensor, with shape (N,), where noise is to stay within classes.
+            seed: The seed of all that is random in it.
+
+        Returns:
+            The same coupling, fitted.
+
+        Raises:
+            InputError: If there are no data, or they are not finite.
+        """
+        device = data.device if isinstance(data, Tensor) else None
+        batches = data if device is None else _batches(data, labels, seeds.generator(device, seed, "cells order"))
+        axes, points, classes = _coded(map(_read, batches), self.rank)
+        draws = seeds.generator(points.device, seed, "cells")
+        with full_float32(points.device):
+            return dataclasses.replace(self, fitted=_fitted(axes, points, classes, self.count, draws))
+
+    @eager
+    def __call__(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Couples, see :class:`~immiscible.couplings.protocol.Coupling`. Cells that know classes need labels."""
+        check_inputs(x, noise, labels, generator)
+        if self.fitted is None:
+            raise InputError(f"{self} must be fitted to data before it couples: take what `coupling.fit(x)` gives.")
+        self._check_like(x, self.fitted.basis)
+        with full_float32(x.device):
+            norms = finite_norms(x, noise)[1]
+            note_unless_normal(norms, noise.numel() // len(norms), str(self))
+            return self.fitted.draw(x.float(), noise.detach(), self.fitted.kinds(len(norms), labels), generator)
+
+    def _check_like(self, x: Tensor, basis: Tensor) -> None:
+        """Checks that data are where the cells are, and as large as those that they were fitted to."""
+        if x.device != basis.device:
+            raise InputError(
+                f"{self} must be on the device of the data, {x.device}, got {basis.device}: use "
+                f'`cells.to("{x.device}")`.'
+            )
+        if x[0].numel() != basis.shape[1]:
+            raise InputError(
+                f"{self} must be given data of {basis.shape[1]} values each, as it was fitted to, got {x[0].numel()}."
+            )
+
+    def to(self, device: torch.device | str) -> Cells:
+        """The same on a device."""
+        return self if self.fitted is None else dataclasses.replace(self, fitted=self.fitted.to(device))
+
+    def __str__(self) -> str:
+        return f"cells:{self.count}:{self.rank}"
+
+
+def _batches(x: Tensor, labels: Tensor | None, draws: torch.Generator) -> Iterator[Any]:
+    """A loader of a tensor."""
+    check_plain(x, "x")
+    if labels is not None:
+        check_labels(labels, len(x))
+    for index in torch.randperm(len(x), generator=draws, device=x.device).split(FOR_AXES):
+        yield x[index] if labels is None else (x[index], labels.to(x.device)[index])
+
+
+def _read(batch: Any) -> Read:
+    """The data of a batch, and their labels if it has any."""
+    x, labels = batch if isinstance(batch, Sequence) and len(batch) == 2 else (batch, None)
+    check_plain(x, "x")
+    if labels is not None:
+        check_labels(labels, len(x))
+    check_finite(x, torch.linalg.vector_norm(rows(x).float(), dim=1), "x")
+    return x.float(), labels
+
+
+def _coded(batches: Iterator[Read], rank: int) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor | None]:
+    """The components of the first data, and their mean in them; then where all data are in them, and their labels."""
+    head, seen = [], 0
+    for batch in batches:
+        head.append(batch)
+        seen += len(batch[0])
+        if seen >= FOR_AXES:
+            break
+    if not seen:
+        raise InputError("cells must be fitted to at least one datum, got none.")
+    points, classes, seen = [], [], 0
+    sample = torch.cat([rows(x) for x, _ in head])
+    with full_float32(sample.device):
+        found = principal_axes(sample, rank)
+        basis = found.axes.T.contiguous()
+        offset = basis @ found.mean
+        for x, labels in chain(head, batches):
+            points.append(rows(x) @ basis.T - offset)
+            classes.append(labels)
+            seen += len(x)
+            if seen >= AT_MOST:
+                break
+    known = [labels.long() for labels in classes if labels is not None]
+    return (basis, offset), torch.cat(points), torch.cat(known) if known else None
+
+
+def _fitted(
+    axes: tuple[Tensor, Tensor], points: Tensor, classes: Tensor | None, count: int, draws: torch.Generator
+) -> FittedCells:
+    """The cells of data, by where they are in the components, with shape (N, r), and their classes."""
+    centres = centres_of(points, count, draws)
+    nearest = nearest_of(points, centres)
+    groups = torch.full_like(nearest, NO_CLASS) if classes is None else classes
+    names, kinds = groups.unique(return_inverse=True)
+    held = torch.bincount(kinds * len(centres) + nearest, minlength=len(names) * len(centres))
+    weights = held.view(len(names), -1) / torch.bincount(kinds)[:, None]
+    potentials, worst = torch.full_like(weights, -torch.inf), 0.0
+    for own, potential in zip(weights, potentials, strict=True):
+        has = own > 0
+        potential[has] = ascend(centres[has], own[has], draws)
+        worst = max(worst, chi_square(centres[has], potential[has], own[has], draws))
+    return FittedCells(*axes, centres, weights, potentials, names, worst)
