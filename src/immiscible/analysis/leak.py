@@ -78,6 +78,15 @@ class Leak:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def said(self) -> str:
+        """It in one line."""
+        # Rounded first, zero has no sign.
+        score, floor = (round(value, 3) + 0.0 for value in (self.score, self.floor))
+        numbers = f"{self.measure} = {score:.3f}, and {floor:.3f} of independent noise"
+        if self.leaks:
+            return f"the noise tells of the condition: {numbers}; what training reads there misleads sampling."
+        return f"the noise tells nothing of the condition: {numbers}."
+
 
 @torch.no_grad()
 def leak(

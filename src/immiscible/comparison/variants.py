@@ -19,7 +19,11 @@ from immiscible.errors import InputError
 
 NOISE_SCALE = "noise_scale"
 # Changed in one run alone, these would make it one of another comparison.
-SHARED = {item.name for item in dataclasses.fields(DataFields)} | {"flip", "shift", "steps", "device", "model"}
+SHARED = {
+    *(item.name for item in dataclasses.fields(DataFields)),
+    *("flip", "shift", "steps", "device", "model"),
+    *("history", "horizon", "executed", "angles", "mirror"),
+}
 
 
 @dataclass(frozen=True)

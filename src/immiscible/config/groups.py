@@ -99,6 +99,11 @@ class InputFields(Fields):
     """Multiply the signal-to-noise amplitude of every time by this: the control for --data-scale."""
 
 
+def inputs_of(config: object) -> InputFields:
+    """What a configuration does to its data; nothing where it has no such fields."""
+    return config if isinstance(config, InputFields) else InputFields()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairingFields(Fields):
     """How data and noise are paired, apart from the coupling itself."""
@@ -169,11 +174,15 @@ class OptimiserFields(Fields):
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """AdamW, or the one of bitsandbytes whose state takes 8 bits, where that is installed."""
     learning_rate: LearningRate = 1e-3
-    """Peak learning rate, constant after the warm-up."""
+    """Peak learning rate, constant after the warm-up unless --lr-schedule says otherwise."""
     warmup: StepsOrNone = 100
     """Steps of linear warm-up."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: constant, or half a cosine down to zero at the last of --steps."""
     weight_decay: Weight = 0.0
     """Decoupled weight decay (AdamW)."""
+    beta1: Annotated[float, Range(0, 1, excluded=1)] = 0.9
+    """Decay of AdamW's mean of gradients."""
     clip: Annotated[float, Range(0.0, 1e9)] = 1.0
     """Largest norm of the gradient; 0 for no clipping."""
     ema: Annotated[float, Range(0, 1, excluded=1)] = 0.999
@@ -199,7 +208,7 @@ class OptimiserFields(Fields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(OptimiserFields, PairingFields, InputFields, DataFields):
+class Recipe(OptimiserFields, PairingFields, DataName):
     """What is trained on what, and how: all that two runs to be compared may have in common, but for the network."""
 
     task: ClassVar[str]
@@ -251,7 +260,12 @@ class RunConfig(RunFields, Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig(NetworkFields, RunConfig):
+class ImageRun(RunConfig, InputFields, DataFields):
+    """A run that is trained on images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(NetworkFields, ImageRun):
     """A run that trains one of this package's networks on pixels."""
 
 

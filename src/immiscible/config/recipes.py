@@ -8,9 +8,11 @@ from typing import Annotated, ClassVar, Literal
 
 from immiscible.config.groups import (
     OPERATIONAL,
+    CostSpace,
     DataFields,
     Fields,
     ImageConfig,
+    ImageRun,
     Images,
     LearningRate,
     Pixels,
@@ -29,6 +31,7 @@ from immiscible.errors import InputError
 # In a caption's place for the name of a class.
 Template = Annotated[str, Text(r"(?s).*\{\}.*", "text with {} in it")]
 OfLora = Needs("mode", "lora")
+COLUMNS = r"|\s*\d{1,4}\s*(,\s*\d{1,4}\s*)*"
 Level = Annotated[float, Range(1e-6, 1e6)]
 Levels = Annotated[int, Range(1, 10**5, "each is a noise level of its own")]
 Channels = Annotated[int, Range(8, 2**12, "such a network is not tiny")]
@@ -105,7 +108,7 @@ class ConsistencyConfig(ImageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StableDiffusionConfig(RunConfig):
+class StableDiffusionConfig(ImageRun):
     """Stable Diffusion: the U-Net of a text-to-image pipeline learns on the latents of captioned images."""
 
     task: ClassVar[str] = "stable-diffusion"
@@ -154,6 +157,67 @@ class StableDiffusionConfig(RunConfig):
             raise InputError(
                 f"--cache-latents needs --shift 0, got {self.shift}: what is cached cannot be cropped again each time."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig(RunConfig):
+    """A diffusion policy: the network learns what to do next of demonstrations, given what was observed."""
+
+    task: ClassVar[str] = "policy"
+
+    data: Annotated[Source, OPERATIONAL] = "fork"
+    """The demonstrations: a .npz file, a folder of them, or fork, a toy whose conditional law is known."""
+    process: Literal["ddpm", "flow"] = "ddpm"
+    """How noise becomes actions: ddpm, with the squared cosine schedule, or flow, along straight paths."""
+    timesteps: Annotated[int, Range(2, 10**4, "each has a noise level of its own"), Needs("process", "ddpm")] = 100
+    """Timesteps of the diffusion."""
+    inference_steps: Annotated[int, Range(0, 10**4, "a plan would take minutes"), OPERATIONAL] = 0
+    """Network calls per plan; 0 for all timesteps of a diffusion, and 10 of a flow. With fewer than all, DDIM plans."""
+    history: Annotated[int, Range(1, 1000, "so long a past is not observed")] = 2
+    """Observations that a plan is made from."""
+    horizon: Annotated[int, Range(1, 4096, "such a network does not fit in memory")] = 16
+    """Actions of a plan. The first belongs to the oldest observation."""
+    executed: Annotated[int, Range(1, 4096)] = 8
+    """Actions of a plan that are carried out before the next. Windows reach beyond episodes so that all are seen."""
+    angles: Annotated[str, Text(COLUMNS, "columns from 0 separated by commas, such as 4")] = ""
+    """Columns of the observation that are angles in radians: the network is given their cosines and sines."""
+    mirror: bool = False
+    """Learn from the mirror images of Push-T's demonstrations too: it is symmetric about the axis of its goal."""
+    network: Literal["mlp", "unet"] = "mlp"
+    """A residual MLP, or the one-dimensional U-Net of Diffusion Policy; both are modulated by time and observation."""
+    width: Annotated[int, Range(0, 2**14, "such a network does not fit in memory")] = 0
+    """Hidden width of the MLP or channels of the U-Net's first level, doubled at each; 0 for 256."""
+    depth: Annotated[int, Range(0, 1000, "such a network does not train")] = 0
+    """Residual blocks of the MLP or levels of the U-Net; 0 for 4 or 3."""
+    cost_space: CostSpace = "auto"
+    """What the coupling ranks: chunks of actions as they are (raw), minus their mean (centered), also over the standard
+    deviation of each number (standardized), components (pca:8), or what the observation leaves open (residual). auto
+    is residual for assignments, whose noise else tells the observation, and raw for others."""
+    batch_size: Images = 256
+    """Windows per optimiser step, over all processes and accumulation steps together."""
+    learning_rate: LearningRate = 3e-4
+    """Peak learning rate."""
+    weight_decay: Weight = 1e-6
+    """Decoupled weight decay (AdamW)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history - 1 + self.executed > self.horizon:
+            raise InputError(
+                f"--horizon must be at least --history - 1 + --executed = {self.history - 1 + self.executed}, got "
+                f"{self.horizon}: the first actions of a plan are over when it is made."
+            )
+        if self.network == "unet":
+            halved = 2 ** ((self.depth or 3) - 1)
+            require(self.horizon % halved == 0, "horizon", f"a multiple of {halved} for the U-Net", self.horizon)
+        if self.process == "ddpm":
+            most = self.timesteps
+            require(self.inference_steps <= most, "inference_steps", f"at most {most}", self.inference_steps)
+
+    @property
+    def angle_columns(self) -> list[int]:
+        """The columns of the observation that are angles."""
+        return sorted({int(word) for word in self.angles.split(",") if word.strip()})
 
 
 @dataclass(frozen=True, kw_only=True)

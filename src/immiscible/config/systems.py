@@ -53,6 +53,7 @@ class System:
         couplings: What a comparison compares by default.
         scorer: What scores its runs, ``module:name`` of a :class:`immiscible.evaluation.scorer.RunScorer`.
         scored: What a score is computed from, in the plural.
+        axes: The axes of a datum, as the shape in ``config.json`` has them.
     """
 
     name: str
@@ -75,6 +76,7 @@ class System:
     couplings: str = "independent,knn:4,assignment,assignment@0.5"
     scorer: str = "immiscible.evaluation.quality:ImageScorer"
     scored: str = "images"
+    axes: tuple[str, ...] = ("C", "H", "W")
 
 
 SYSTEMS = {
@@ -139,6 +141,22 @@ SYSTEMS = {
             prompted=True,
             flags="immiscible.cli.arguments:WithPipeline",
             couplings="independent,knn:64,knn:8,assignment",
+        ),
+        System(
+            name="policy",
+            title="a diffusion policy",
+            runs="policies",
+            summary="Train a diffusion policy on demonstrations, with paired noise.",
+            config="immiscible.config.recipes:PolicyConfig",
+            task="immiscible.tasks.policy.task:PolicyTask",
+            sampler="immiscible.samplers.policy:PlanSampler",
+            methods=("own", "ddpm", "ddim", "euler", "heun"),
+            nfe="100",
+            presets="immiscible.config.presets:POLICY",
+            paper=Paper("Diffusion policy: visuomotor policy learning via action diffusion", "2303.04137"),
+            couplings="independent,knn:2,assignment[cost-space=standardized],assignment",
+            scored="episodes",
+            axes=("T", "A"),
         ),
     )
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from immiscible.config.groups import inputs_of
 from immiscible.config.systems import system
 from immiscible.config.values import quoted, told
 from immiscible.data import Images
@@ -151,14 +152,16 @@ def subject_of(run: Run, name: str, nfe: str = "") -> Subject:
         nfe: Network calls of a sample; empty for the most that its system is scored at.
 
     Raises:
-        InputError: If the system cannot draw in that many.
+        InputError: If the system cannot draw in that many, or draws no images.
     """
     row = system(run.config.task)
+    if row.scored != "images":
+        raise InputError(f"RUN must be a run that draws images, got {run.path} of {row.runs}: use `evaluate`.")
     if nfe and not nfe.isdecimal():
         raise InputError(f"--nfe must be one number here, got {told(nfe)}.")
     fixed = [number for number in row.nfe.split(",") if number.isdecimal()]
     sampler = parse_samplers(row.name, nfe or fixed[-1])[0]
-    return Subject(name, run.task, row, sampler, run.guidance, run.config.data_scale)
+    return Subject(name, run.task, row, sampler, run.guidance, inputs_of(run.config).data_scale)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible.config.groups import inputs_of
 from immiscible.couplings import LinearAssignment
 from immiscible.couplings.protocol import rows
 from immiscible.data import Images
@@ -123,7 +124,7 @@ def training_cost(run: Run, data: Images, processes: int = 1, pairs: int = PAIRS
         draws = generator("cpu", run.config.seed, "transport", batch)
         index = torch.randperm(len(points), generator=draws)[:size]
         x, groups = points.batch(index)
-        x = x * run.config.data_scale
+        x = x * inputs_of(run.config).data_scale
         noise = torch.randn(x.shape, generator=draws)
         coupled = coupling(x, noise, labels=groups if run.task.grouped else None, generator=draws)
         costs.append([_mean(x.double(), coupled.double()), _mean(x.double(), noise.double())])

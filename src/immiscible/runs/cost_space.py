@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from immiscible.analysis.batches import Batches
 from immiscible.analysis.drift import Drift, measure_drift
-from immiscible.config.groups import RunConfig
+from immiscible.analysis.leak import FEWEST, Leak, leak
+from immiscible.config.groups import InputFields, RunConfig, inputs_of
 from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.protocol import rows
 from immiscible.couplings.spaces import Conditional, Fitted, InSpace, Space, parse_space
@@ -20,9 +22,11 @@ from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
 from immiscible.training.sources import ConditionedPoints, Points
 
-# A space is fitted to a sample of at most this many of the data, evenly spaced, and to the mean of all.
+# A space is fitted to a sample of at most this many of the data, evenly spaced, and to the mean of all. A leak is
+# measured on as many.
 IMAGES = 4096
-# The drift is measured on about this many noises, in at most this many batches: enough to see one per cent in a moment.
+# The drift and the leak are measured on about this many noises, in at most this many batches: enough to see one per
+# cent in a moment.
 DRIFT_NOISES = 8192
 MOST_DRIFT_BATCHES = 256
 # Large pools are measured by smaller ones: to permute noise leaves its law as it is in both.
@@ -35,25 +39,25 @@ class Diffused:
 
     Attributes:
         points: The data as they are.
-        config: What is done to them.
+        inputs: What is done to them.
     """
 
     points: Points
-    config: RunConfig
+    inputs: InputFields
 
     def mean(self) -> Tensor:
         """Their mean, with the shape of one."""
-        mean = self.points.mean() * self.config.data_scale
-        return (mean + mirror(mean)) / 2 if self.config.flip else mean
+        mean = self.points.mean() * self.inputs.data_scale
+        return (mean + mirror(mean)) / 2 if self.inputs.flip else mean
 
     def sample(self) -> Tensor:
         r"""Some of them, with shape (N, \*)."""
         x = self.spread(IMAGES)
-        return torch.cat([x, mirror(x)]) if self.config.flip else x
+        return torch.cat([x, mirror(x)]) if self.inputs.flip else x
 
     def spread(self, count: int) -> Tensor:
         r"""At most ``count`` of them, evenly spaced and not mirrored, with shape (N, \*)."""
-        return self.points.batch(evenly_spaced(len(self.points), count))[0] * self.config.data_scale
+        return self.points.batch(evenly_spaced(len(self.points), count))[0] * self.inputs.data_scale
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class DiffusedPairs(Diffused):
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         r"""All of them with shape (n, \*), and their conditions, chunk by chunk."""
         for index in torch.arange(len(self.points)).split(IMAGES):
-            yield self.points.batch(index)[0] * self.config.data_scale, self.points.condition(index)
+            yield self.points.batch(index)[0] * self.inputs.data_scale, self.points.condition(index)
 
 
 def fit_cost_space(config: RunConfig, data: Points) -> Fitted:
@@ -78,7 +82,8 @@ def fit_cost_space(config: RunConfig, data: Points) -> Fitted:
 
 
 def _diffused(data: Points, config: RunConfig) -> Diffused:
-    return DiffusedPairs(data, config) if isinstance(data, ConditionedPoints) else Diffused(data, config)
+    inputs = inputs_of(config)
+    return DiffusedPairs(data, inputs) if isinstance(data, ConditionedPoints) else Diffused(data, inputs)
 
 
 def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> Tensor:
@@ -95,7 +100,7 @@ def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> 
     """
     if isinstance(space, Conditional) and isinstance(data, ConditionedPoints):
         space = space.given(data.condition(evenly_spaced(len(data), count)))
-    return rows(space.ranked(Diffused(data, config).spread(count)))
+    return rows(space.ranked(Diffused(data, inputs_of(config)).spread(count)))
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,24 @@ class Ranking:
         return measure_drift(
             self.coupling(),
             self.points,
-            scale=self.config.data_scale,
+            scale=inputs_of(self.config).data_scale,
             batch_size=size,
             batches=min(MOST_DRIFT_BATCHES, max(1, DRIFT_NOISES // size)),
             labelled=grouped,
         )
+
+    def leak(self, together: int) -> Leak | None:
+        """How well the condition is read from the coupled noise; None where it is no continuous one, or data are few.
+
+        Arguments:
+            together: How many data are paired at once.
+        """
+        if not isinstance(self.points, ConditionedPoints) or len(self.points) < FEWEST:
+            return None
+        condition = self.points.condition(evenly_spaced(len(self.points), IMAGES))
+        size = min(together, MOST_DRIFT_POOL)
+        batches = Batches(max(1, DRIFT_NOISES // size), size)
+        return leak(self.sample(IMAGES), condition, parse_coupling(self.config.coupling), batches)
 
     def write(self, out: Path) -> None:
         """Keeps what the data is ranked by beside the run."""

@@ -10,14 +10,14 @@ from typing import Any
 
 from immiscible import __version__
 from immiscible.config.groups import RunConfig, as_json, differing_keys
-from immiscible.config.systems import config_of, is_system
+from immiscible.config.systems import config_of, is_system, system
 from immiscible.config.values import Kind, kinds
-from immiscible.data import Images
 from immiscible.errors import InputError, one_line
 from immiscible.io.files import write_json, write_text
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
 from immiscible.seeds import SEED_BITS, ShortSeed
+from immiscible.tasks.base import Data
 from immiscible.tasks.registry import places_of, task_of
 
 CONFIG = "config.json"
@@ -36,6 +36,8 @@ FACTS: dict[str, Kind] = {
     "seed_bits": number("seed_bits", whole=True, least=ShortSeed.BITS, most=SEED_BITS),
 }
 LARGEST_SIDE = 2**16
+IMAGE_AXES = ("C", "H", "W")
+COUNTS = {2: "two", 3: "three", 4: "four"}
 PLACES = {name: Kind(name, str) for name in ("data", "model")}
 # Facts that may differ when a run is resumed, as fields do that are marked so.
 OPERATIONAL = ("version", "places")
@@ -64,7 +66,7 @@ def _remove_pictures(out: Path) -> None:
         picture.unlink()
 
 
-def identify(config: RunConfig, data: Images, processes: int) -> dict[str, Any]:
+def identify(config: RunConfig, data: Data, processes: int) -> dict[str, Any]:
     """What tells a run from others, apart from its configuration."""
     return task_of(config).identity(config) | {
         "task": config.task,
@@ -108,11 +110,17 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
     differing = [key for key in differing_keys(values, saved, type(config)) if key not in OPERATIONAL]
     differing = [key for key in differing if not _without_effect(key, values, saved)]
     longer = differing == ["steps"] and config.steps > saved["steps"]
+    if longer and config.extend and config.lr_schedule != "constant":
+        raise InputError(
+            f"--extend needs --lr-schedule constant, got {config.lr_schedule}: its learning rate falls towards the "
+            f"last of --steps, so the {config.steps} steps of a run are not those of a shorter one: give another --out."
+        )
     if longer and config.extend:
         return {**saved, "steps": config.steps}
     if differing:
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {values.get(key)!r}" for key in differing)
-        hint = "add --extend to train longer" if longer else "give another --out"
+        extendable = longer and config.lr_schedule == "constant"
+        hint = "add --extend to train longer" if extendable else "give another --out"
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
     return saved if moved else None
 
@@ -182,9 +190,7 @@ def read_config(run: Path, required: Collection[str] = ()) -> dict[str, Any]:
         check_record(saved, _known(saved.get("task", "")), path)
         check_record(saved.get("places", {}), PLACES, f"`places` of {path}")
         if "data_shape" in saved:
-            check_list(saved["data_shape"], "data_shape", path, _is_side, "the three numbers (C, H, W)")
-            if len(saved["data_shape"]) != 3:
-                raise Unfit(f"`data_shape` in {path} must be three numbers, got {len(saved['data_shape'])}")
+            _check_shape(saved["data_shape"], saved.get("task", ""), path)
         return saved
     except FileNotFoundError:
         raise InputError(f"{run} must be a run directory with a {CONFIG}, got none: train with --out {run}.") from None
@@ -196,6 +202,15 @@ def read_config(run: Path, required: Collection[str] = ()) -> dict[str, Any]:
 def _known(task: str) -> Mapping[str, Kind]:
     """What a task's configuration holds."""
     return {name: kind for name, kind in kinds(config_of(task)).items() if name != "out"} if is_system(task) else {}
+
+
+def _check_shape(shape: Any, task: str, path: Path) -> None:
+    """Checks the shape of a datum, which has the axes that the row of the system names."""
+    axes = system(task).axes if is_system(task) else IMAGE_AXES
+    count = COUNTS.get(len(axes), str(len(axes)))
+    check_list(shape, "data_shape", path, _is_side, f"the {count} numbers ({', '.join(axes)})")
+    if len(shape) != len(axes):
+        raise Unfit(f"`data_shape` in {path} must be {count} numbers, got {len(shape)}")
 
 
 def _is_side(value: Any) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from immiscible.config.groups import RunConfig
 from immiscible.config.systems import SYSTEMS, config_of, imported, is_system, system
 from immiscible.config.values import kinds, told
-from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
@@ -35,7 +34,7 @@ class Run:
         config: Its configuration.
         task: Its task, with the moving average of the weights as its network, in evaluation mode.
         step: The step of the checkpoint.
-        shape: The shape of an image, (C, H, W).
+        shape: The shape of a datum, (C, H, W) of an image.
         seed_bits: How much of a derived seed its generators use.
         places: Where its data and its model were, see :func:`immiscible.tasks.registry.place_of`.
     """
@@ -80,7 +79,7 @@ class Run:
             raise InputError(f"{self.path / PROMPTS} must hold a prompt a line, got none.")
         return [known[index % len(known)] for index in range(count)]
 
-    def data(self, moved: str = "") -> Images:
+    def data(self, moved: str = "") -> Any:
         """The data that the run was trained on, told by its fingerprint.
 
         Arguments:
@@ -128,7 +127,7 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     """
     config, saved = read_run_config(path)
     spelt = config
-    shape = (saved["data_shape"][0], saved["data_shape"][1], saved["data_shape"][2])
+    shape: Shape = tuple(saved["data_shape"])
     found, weights = _weights(path, step)
     _check_finite(path, found, weights)
     places = saved.get("places", {})

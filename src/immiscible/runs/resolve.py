@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from immiscible.config.groups import NetworkFields, OfTheUNet, RunConfig
 from immiscible.config.values import check_needs, kinds
 from immiscible.couplings import parse_coupling
-from immiscible.couplings.parts import pooled_by_run
-from immiscible.data import Images
+from immiscible.couplings.parts import parts_of, pooled_by_run
 from immiscible.networks import choose
+from immiscible.tasks.base import Data
 
 C = TypeVar("C", bound=RunConfig)
 
 
-def resolve(config: C, data: Images) -> C:
-    """The configuration with its coupling in its own spelling and the network that ``auto`` stands for."""
-    network = {"network": choose(config.network, data.shape)} if isinstance(config, NetworkFields) else {}
-    found = dataclasses.replace(config, coupling=str(pooled_by_run(parse_coupling(config.coupling))), **network)
+def resolve(config: C, data: Data) -> C:
+    """The configuration with its coupling in its own spelling, and what ``auto`` stands for: a network, a space."""
+    coupling = pooled_by_run(parse_coupling(config.coupling))
+    changes: dict[str, Any] = {"coupling": str(coupling)}
+    if isinstance(config, NetworkFields):
+        changes["network"] = choose(config.network, data.shape)
+    if config.cost_space == "auto":
+        changes["cost_space"] = "residual" if parts_of(coupling) else "raw"
+    found = dataclasses.replace(config, **changes)
     if isinstance(config, NetworkFields) and config.network == "auto":
         # Presets that set what only the U-Net has name it.
         check_needs(found, [name for name, kind in kinds(type(found)).items() if kind.needs == OfTheUNet])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from immiscible.analysis.drift import Drift
-from immiscible.config.groups import RunConfig
+from immiscible.config.groups import RunConfig, inputs_of
 from immiscible.io.console import say
 from immiscible.io.records import Unfit, check_record, number, read_json
 from immiscible.runs.banner import trained_parameters
@@ -40,8 +40,8 @@ def summarise(config: RunConfig, task: PublishedTask, drift: Drift) -> dict[str,
         "cost_space": config.cost_space,
         "coupling_start": config.coupling_start,
         "coupling_stop": config.coupling_stop,
-        "data_scale": config.data_scale,
-        "schedule_shift": config.schedule_shift,
+        "data_scale": inputs_of(config).data_scale,
+        "schedule_shift": inputs_of(config).schedule_shift,
         "steps": config.steps,
         "loss": last["loss"],
         "parameters": trained_parameters(task),

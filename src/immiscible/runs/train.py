@@ -11,7 +11,6 @@ from immiscible.config.groups import RunConfig
 from immiscible.couplings import parse_coupling
 from immiscible.couplings.distributed.ranks import leave_untold
 from immiscible.couplings.explain import claims_exact
-from immiscible.data import Images
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.locks import locked
@@ -20,12 +19,13 @@ from immiscible.runs.cost_space import Ranking
 from immiscible.runs.directory import CONFIG, SUMMARY, check_place, check_run, identify, open_run, write_prompts
 from immiscible.runs.resolve import resolve
 from immiscible.runs.summary import summarise
+from immiscible.tasks.base import Data
 from immiscible.tasks.registry import load_data, task_of
 from immiscible.training.launcher import launch_line, make_accelerator
 from immiscible.training.loop import Loop
 
 
-def train(config: RunConfig, *, data: Images | None = None, verbose: bool = True) -> dict[str, Any]:
+def train(config: RunConfig, *, data: Data | None = None, verbose: bool = True) -> dict[str, Any]:
     """Trains, or resumes, a run; returns its summary, which is also ``summary.json``.
 
     Arguments:
@@ -46,7 +46,7 @@ def train(config: RunConfig, *, data: Images | None = None, verbose: bool = True
         return _train(config, data, accelerator, verbose)
 
 
-def _train(config: RunConfig, data: Images | None, accelerator: Accelerator, verbose: bool) -> dict[str, Any]:
+def _train(config: RunConfig, data: Data | None, accelerator: Accelerator, verbose: bool) -> dict[str, Any]:
     """Trains a run whose directory is locked, see :func:`train`."""
     data = data or load_data(config)
     config = resolve(config, data)
@@ -66,23 +66,26 @@ def _train(config: RunConfig, data: Images | None, accelerator: Accelerator, ver
     leave_untold()
     drift = ranking.drift(pooling.together, task.grouped)
     drift.check(config.coupling, exact=claims_exact(config.coupling))
+    leak = ranking.leak(pooling.together) if accelerator.is_main_process else None
     if verbose and accelerator.is_main_process:
         for line in (
             *announcement(config, task, data, pooling, ranking.sample, accelerator.device),
             data_line(config, data),
             launch_line(config, accelerator.num_processes, accelerator.device, os.environ),
             drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.",
+            *([leak.said()] if leak else []),
         ):
             say(line)
 
     def open_directory() -> None:
         open_run(config, identity)
         ranking.write(config.out)
+        task.keep(config.out)
         write_prompts(config.out, facts.prompts)
 
     loop = Loop(config, task, source, ranking.coupling(accelerator.device), accelerator)
     loop.run(verbose=verbose, open_directory=open_directory)
-    summary = summarise(config, task, drift)
+    summary = summarise(config, task, drift) | ({"leak": leak.as_dict()} if leak else {})
     if accelerator.is_main_process:
         write_json(config.out / SUMMARY, summary)
     return summary

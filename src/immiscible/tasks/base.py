@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from immiscible.config.groups import DataFields, ImageConfig
 from immiscible.data import Images, read
+from immiscible.data.shards import Head
 from immiscible.errors import InputError
 from immiscible.io.png import write_grid
 from immiscible.networks import UNet, build
@@ -28,7 +29,8 @@ from immiscible.training.sources import PixelSource, PointSource
 from immiscible.training.streams import sourced
 from immiscible.training.task import Task
 
-Shape = tuple[int, int, int]
+# Of a datum: (C, H, W) of an image, (T, A) of a chunk of actions, as the system's row says.
+Shape = tuple[int, ...]
 Predict = Callable[[Tensor, Tensor], Tensor]
 # Ways from noise to data: smooth ones solve an equation, so that more steps come closer to one answer; on noisy ones
 # fresh noise is added; none can be followed.
@@ -48,7 +50,7 @@ class Facts:
     """What a task has to know of its data.
 
     Attributes:
-        shape: The shape (C, H, W) of an image.
+        shape: The shape of a datum, (C, H, W) of an image.
         classes: The number of classes, 0 for none.
         prompts: Captions of some of the data, which samples are drawn for.
     """
@@ -58,24 +60,67 @@ class Facts:
     prompts: tuple[str, ...] = ()
 
 
+class Data(Protocol):
+    """What a run is trained on, as far as the runs know of it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a datum."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """The number of classes, 0 for none."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What they are called."""
+        ...
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many were passed over, by the reason."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """What tells it from other data."""
+        ...
+
+
 class PublishedTask(Task, Protocol):
     """A system as the runs see it: what the loop needs, a way to sample, and all that differs between systems."""
 
     needs: ClassVar[tuple[str, ...]]
     """What ``config.json`` must hold besides what all runs have."""
 
+    unit: ClassVar[str]
+    """What its data are, in the plural."""
+
     @classmethod
-    def load_data(cls, config: Any) -> Images:
+    def load_data(cls, config: Any) -> Data:
         """Loads the data that a configuration names."""
         ...
 
     @classmethod
-    def check_data(cls, config: Any, data: Images) -> None:
+    def found(cls, config: Any, data: Any) -> str:
+        """How many data there are, and of what kind, in a few words."""
+        ...
+
+    @classmethod
+    def check_data(cls, config: Any, data: Any) -> None:
         """Checks data that no run has been trained on yet."""
         ...
 
     @classmethod
-    def facts_of(cls, config: Any, data: Images) -> Facts:
+    def facts_of(cls, config: Any, data: Any) -> Facts:
         """What it has to know of its data.
 
         Raises:
@@ -113,7 +158,7 @@ class PublishedTask(Task, Protocol):
         ...
 
     @classmethod
-    def caption(cls, config: Any, data: Images) -> str | None:
+    def caption(cls, config: Any, data: Any) -> str | None:
         """The first caption of the data as it is trained on, or none."""
         ...
 
@@ -154,8 +199,12 @@ class PublishedTask(Task, Protocol):
         """Whether samples can be guided."""
         ...
 
-    def source(self, data: Images, device: torch.device) -> PointSource:
+    def source(self, data: Any, device: torch.device) -> PointSource:
         """The data as the loop draws it, on a device."""
+        ...
+
+    def keep(self, out: Path) -> None:
+        """Writes beside a run what else it needs to be sampled from."""
         ...
 
     @property
@@ -200,20 +249,21 @@ class PublishedTask(Task, Protocol):
         ...
 
 
-class ImageTask:
-    """What a system that draws images does unless it says otherwise."""
+class PlainTask:
+    """What a system does unless it says otherwise."""
 
     needs: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "data"
     paths: ClassVar[Paths] = "none"
     preview_file: ClassVar[str] = "samples/step-{step}.png"
 
     @classmethod
-    def load_data(cls, config: Any) -> Images:
-        """Loads the data in the size that the configuration asks for."""
-        return load_pixels(config, config.image_size)
+    def found(cls, config: Any, data: Any) -> str:
+        """How many there are."""
+        return f"{len(data)} {cls.unit}"
 
     @classmethod
-    def check_data(cls, config: Any, data: Images) -> None:
+    def check_data(cls, config: Any, data: Any) -> None:
         """Takes any data."""
 
     @classmethod
@@ -231,18 +281,42 @@ class ImageTask:
         return {}
 
     @classmethod
-    def caption(cls, config: Any, data: Images) -> str | None:
-        """The first caption, where there are captions."""
-        return data.captions[0] if data.captions else None
+    def caption(cls, config: Any, data: Any) -> str | None:
+        """There are no captions."""
+        return None
 
     @property
     def guidance(self) -> float:
         """No guidance."""
         return 1.0
 
+    def keep(self, out: Path) -> None:
+        """Writes nothing: weights and configuration are enough."""
+
     def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
         """There are no paths to follow."""
         raise InputError(f"paths can be followed where a system has `trace`, got {type(self).__name__} without.")
+
+
+class ImageTask(PlainTask):
+    """What a system that draws images does unless it says otherwise."""
+
+    unit: ClassVar[str] = "images"
+
+    @classmethod
+    def load_data(cls, config: Any) -> Images:
+        """Loads the data in the size that the configuration asks for."""
+        return load_pixels(config, config.image_size)
+
+    @classmethod
+    def found(cls, config: Any, data: Images) -> str:
+        """How many there are; of a stream, in its head."""
+        return f"{len(data)} images{' of the head of a stream' if isinstance(data, Head) else ''}"
+
+    @classmethod
+    def caption(cls, config: Any, data: Images) -> str | None:
+        """The first caption, where there are captions."""
+        return data.captions[0] if data.captions else None
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, always from the same noise, with shape (B, C, H, W) in [-1, 1]."""

@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from immiscible.config.groups import Recipe, RunConfig
 from immiscible.config.systems import imported, system
-from immiscible.data import Images
-from immiscible.tasks.base import PublishedTask
+from immiscible.tasks.base import Data, PublishedTask
 
 # Data that is found by its name wherever one is.
 NAMES = ("digits", "emoji", "fashion-mnist", "cifar10")
@@ -23,13 +22,13 @@ def task_of(config: Recipe) -> type[PublishedTask]:
     return imported(system(config.task).task)
 
 
-def make_task(config: RunConfig, data: Images) -> PublishedTask:
+def make_task(config: RunConfig, data: Data) -> PublishedTask:
     """Builds the task of a configuration for its data."""
     kind = task_of(config)
     return kind.build(config, kind.facts_of(config, data))
 
 
-def load_data(config: Recipe) -> Images:
+def load_data(config: Recipe) -> Data:
     """Loads the data that a configuration names, as its system needs it."""
     return task_of(config).load_data(config)
 

@@ -8,6 +8,7 @@ the end do not depend on where a run was interrupted.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,8 +136,12 @@ class Loop:
         self.progress.add(loss.detach())
 
     def _learning_rate(self) -> float:
-        """Linear warm-up, then constant."""
-        return self.config.learning_rate * min(1.0, (self.step + 1) / max(self.config.warmup, 1))
+        """Linear warm-up, then constant or half a cosine down to zero: a function of the step alone."""
+        config, warmup = self.config, self.config.warmup
+        rate = config.learning_rate * min(1.0, (self.step + 1) / max(warmup, 1))
+        if config.lr_schedule == "constant" or self.step < warmup:
+            return rate
+        return rate * (1 + math.cos(math.pi * (self.step - warmup) / max(1, config.steps - warmup))) / 2
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from immiscible.config.groups import RunConfig
 from immiscible.errors import InputError
 from immiscible.training.ema import trained_weights
+
+BETA2 = 0.999
 
 
 def make_optimizer(config: RunConfig, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
@@ -19,10 +22,14 @@ def make_optimizer(config: RunConfig, network: nn.Module, device: torch.device) 
         InputError: If bitsandbytes is asked for and missing.
     """
     weights = list(trained_weights(network).values())
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, BETA2),
+        "weight_decay": config.weight_decay,
+    }
     if config.optimizer == "adamw8bit":
-        return _eight_bit()(weights, lr=config.learning_rate, weight_decay=config.weight_decay)
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+        return _eight_bit()(weights, **settings)
+    return torch.optim.AdamW(weights, **settings, fused=device.type in ("cpu", "cuda"))
 
 
 def _eight_bit() -> Callable[..., torch.optim.Optimizer]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from immiscible.config.groups import RunConfig
+from immiscible.config.groups import ImageRun
 from immiscible.data import Images
 from immiscible.data.augment import augment
 from immiscible.seeds import generator
@@ -114,7 +114,7 @@ def placed(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def augmented(x: Tensor, config: RunConfig, position: Position) -> Tensor:
+def augmented(x: Tensor, config: ImageRun, position: Position) -> Tensor:
     """Images, changed at random as a configuration says.
 
     Arguments:
@@ -139,7 +139,7 @@ class PixelSource:
     """
 
     images: Images
-    config: RunConfig
+    config: ImageRun
     device: torch.device
     conditional: bool = False
     grouped: bool = False

@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from immiscible.config.groups import RunConfig
+from immiscible.config.groups import ImageRun
 from immiscible.data import Images
 from immiscible.data.decoding import Damages
 from immiscible.data.examples import Example
@@ -277,7 +277,7 @@ class StreamSource:
         return self.wrap(self.head).points()
 
 
-def sourced(data: Images, config: RunConfig, wrap: Callable[[Images], PointSource]) -> PointSource:
+def sourced(data: Images, config: ImageRun, wrap: Callable[[Images], PointSource]) -> PointSource:
     """Images as a source; for the head of a stream, the stream.
 
     Arguments:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch as a loss sees it.
+    r"""A micro-batch as a loss sees it.
 
     Attributes:
-        x: The data, scaled, with shape (B, C, H, W).
+        x: The data, scaled, with shape (B, \*).
         noise: The noise that was paired with it, with the same shape.
         condition: What the network is conditioned on, such as the class of each with shape (B,), or None.
         step: The step, counted from 0.

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from immiscible.config.groups import RunConfig
+from immiscible.config.groups import ImageRun
 from immiscible.data import Images, cache
 from immiscible.errors import InputError
 from immiscible.io.console import say, tracked
@@ -97,7 +97,7 @@ class CachedMoments:
 
     shards: list[dict[str, Tensor]]
     count: int
-    config: RunConfig
+    config: ImageRun
     device: torch.device
 
     @property
@@ -132,7 +132,7 @@ class CachedMoments:
 
 
 def cached_moments(
-    images: Images, tokens: Callable[[Tensor], Tensor], encoder: Encoder, config: RunConfig, key: str
+    images: Images, tokens: Callable[[Tensor], Tensor], encoder: Encoder, config: ImageRun, key: str
 ) -> CachedMoments:
     """Opens the cache of some images, after encoding what is not in it yet.
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from immiscible.config.groups import RunConfig
+from immiscible.config.groups import ImageRun
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.seeds import generator
@@ -82,7 +82,7 @@ class EncodedMoments:
     """
 
     images: Images
-    config: RunConfig
+    config: ImageRun
     encoder: Encoder
 
     @property
@@ -145,7 +145,7 @@ class LatentSource:
     ids: Tensor
     groups: Tensor | None
     factor: float
-    config: RunConfig
+    config: ImageRun
     device: torch.device
 
     def __len__(self) -> int:

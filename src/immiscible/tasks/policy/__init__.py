@@ -1,0 +1,1 @@
+"""Diffusion policies: what a robot does next, drawn given what it observes."""
