@@ -30,7 +30,7 @@ class ResidualMLP(nn.Module):
         classes: The number of classes, 0 for an unconditional network.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 256, depth: int = 4, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int = 256, depth: int = 4, classes: int = 0) -> None:
         super().__init__()
         values = math.prod(shape)
         self.enter = nn.Linear(values, width)
@@ -108,7 +108,7 @@ class UNet(nn.Module):
         InputError: If the image cannot be halved so often, or no level has a height to attend at.
     """
 
-    def __init__(self, shape: tuple[int, int, int], config: NetworkFields, classes: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], config: NetworkFields, classes: int = 0) -> None:
         super().__init__()
         from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -159,14 +159,14 @@ def _attends(sides: list[int], wanted: list[int]) -> list[bool]:
     return [side in (wanted or sides[-1:]) for side in sides]
 
 
-def choose(kind: str, shape: tuple[int, int, int]) -> str:
+def choose(kind: str, shape: tuple[int, ...]) -> str:
     """What ``auto`` stands for: the MLP for images of few values, else the U-Net."""
     if kind != "auto":
         return kind
     return "mlp" if math.prod(shape) <= MLP_VALUES else "unet"
 
 
-def build(config: NetworkFields, shape: tuple[int, int, int], classes: int = 0) -> nn.Module:
+def build(config: NetworkFields, shape: tuple[int, ...], classes: int = 0) -> nn.Module:
     """Builds the network that a configuration asks for.
 
     Arguments:
@@ -182,7 +182,7 @@ def build(config: NetworkFields, shape: tuple[int, int, int], classes: int = 0) 
     return UNet(shape, config, classes)
 
 
-def _levels(shape: tuple[int, int, int]) -> int:
+def _levels(shape: tuple[int, ...]) -> int:
     """As many levels as halve the image evenly and leave at least four pixels, four at most."""
     _, height, breadth = shape
     fits = [n for n in range(4) if height % 2**n == 0 == breadth % 2**n and min(height, breadth) >= 4 * 2**n]

@@ -89,5 +89,5 @@ def open_text_model(path: Path, step: int | None, device: torch.device | str) ->
     pipeline = task.pipeline().to(device)
     origin = {"model": read_config(path)["model_fingerprint"], "weights": weights_digest(path, run.step)}
     config: Any = run.config
-    size, prompts = run.shape[1:], task.facts.prompts
+    size, prompts = (run.shape[1], run.shape[2]), task.facts.prompts
     return TextModel(pipeline, size, origin, prompts, config.caption_template, config.guidance, run.seed_bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from immiscible.comparison.plan import claim_directory, command, evaluated_every, run_config, variants_of
 from immiscible.comparison.report import write_report
@@ -42,7 +43,7 @@ def compare(config: Comparison) -> Summary:
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
     device = scoring_device(runs[0][1])
     with locked(config.out, together=True):
-        data = load_data(config)
+        data: Any = load_data(config)
         scorer = Scorer.of(config, data, samplers, device)
         claim_directory(config)
         say(f"scores by {scorer.scoring.features}")

@@ -192,7 +192,7 @@ class PolicyConfig(RunConfig):
     cost_space: CostSpace = "auto"
     """What the coupling ranks: chunks of actions as they are (raw), minus their mean (centered), also over the standard
     deviation of each number (standardized), components (pca:8), or what the observation leaves open (residual). auto
-    is residual for assignments, whose noise else tells the observation, and raw for others."""
+    is raw for independent noise and knn, and residual for all else, whose noise would tell the observation."""
     batch_size: Images = 256
     """Windows per optimiser step, over all processes and accumulation steps together."""
     learning_rate: LearningRate = 3e-4

@@ -73,8 +73,9 @@ class ResidualSpace:
     """
 
     name: ClassVar[str] = "residual"
-    is_coarse: ClassVar[bool] = False
-    trivial: ClassVar[bool] = False
+    # All that data and noise are is compared.
+    is_coarse = False
+    trivial = False
 
     mean: Tensor
     weights: Tensor

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from immiscible.config.groups import inputs_of
+from immiscible.config.groups import DataFields, inputs_of
 from immiscible.config.systems import system
 from immiscible.config.values import quoted, told
 from immiscible.data import Images
@@ -186,10 +186,10 @@ def held_out_of(run: Run, data: Images, named: str = "") -> Images | None:
         InputError: If those that are named cannot be read, or have another shape.
     """
     config = placed(run.config, run.places)
-    if not named and (config.split != "train" or isinstance(data, Head)):
+    if not named and (cast(DataFields, config).split != "train" or isinstance(data, Head)):
         return None
     try:
-        found = load_data(replace(config, **({"data": named} if named else {"split": "test"})))
+        found: Any = load_data(replace(config, **({"data": named} if named else {"split": "test"})))
     except InputError:
         if named:
             raise

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from immiscible.config.groups import NetworkFields, OfTheUNet, RunConfig
 from immiscible.config.values import check_needs, kinds
-from immiscible.couplings import parse_coupling
-from immiscible.couplings.parts import parts_of, pooled_by_run
+from immiscible.couplings import KNN, Independent, parse_coupling
+from immiscible.couplings.parts import pooled_by_run
+from immiscible.couplings.protocol import unwrap
 from immiscible.networks import choose
 from immiscible.tasks.base import Data
 
@@ -22,7 +23,8 @@ def resolve(config: C, data: Data) -> C:
     if isinstance(config, NetworkFields):
         changes["network"] = choose(config.network, data.shape)
     if config.cost_space == "auto":
-        changes["cost_space"] = "residual" if parts_of(coupling) else "raw"
+        # Whatever chooses among noises by the data leaks what the condition tells of these; KNN by far the least.
+        changes["cost_space"] = "raw" if isinstance(unwrap(coupling)[1], Independent | KNN) else "residual"
     found = dataclasses.replace(config, **changes)
     if isinstance(config, NetworkFields) and config.network == "auto":
         # Presets that set what only the U-Net has name it.

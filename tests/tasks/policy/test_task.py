@@ -166,8 +166,8 @@ def test_noise_tells_nothing_of_the_observation_by_default_and_much_in_another_s
     # Of residuals that vary more in some scenes than in others a little can be read, other than linearly.
     assert abs(found["auto"].score) < 0.05
     assert found["standardized"].score > 0.3
-    assert ranking(coupling="knn:2").config.cost_space == "raw"
-    assert ranking(coupling="assignment@0.5").config.cost_space == "residual"
+    for coupling, space in (("knn:2", "raw"), ("independent", "raw"), ("assignment@0.5", "residual")):
+        assert ranking(coupling=coupling).config.cost_space == space
     train(tmp_path / "warned", "--data", episodes, "--steps", "1", "--cost-space", "standardized")
     said = capsys.readouterr().err
     assert "warning: noise that is assigned to actions in the space standardized tells the observation" in said

@@ -23,7 +23,7 @@ from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.data import Images
 from immiscible.processes import diffusion, noise_and_datum, weighted_mse
 from immiscible.samplers import Moment, PipelineSampler, Sampler, Samples, Start, walk
-from immiscible.tasks.base import Facts, Paths, draw_start, images_at_once, in_parts, preview
+from immiscible.tasks.base import Facts, Paths, Shape, draw_start, images_at_once, in_parts, preview
 from immiscible.tasks.ddim import levels_of
 from immiscible.tasks.stable_diffusion.components import Components, load_for
 from immiscible.tasks.stable_diffusion.facts import StableDiffusionFacts
@@ -138,16 +138,18 @@ class StableDiffusionTask(StableDiffusionFacts):
         start = draw_start(self.latent_shape(), range(first, first + len(prompts)), 0, seed, device, scale)
         return replace(start, labels=tokenize(self.parts.tokenizer, prompts).to(device))
 
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> Shape:
         """The shape (C, h, w) of the latents of an image."""
         return self.parts.latent_shape(self.facts.shape)
 
     def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Draws images with diffusers' pipeline, see :class:`~immiscible.tasks.base.PublishedTask`."""
         steps = cast(PipelineSampler, sampler)
-        size = self.facts.shape[1:]
+        _, *size = self.facts.shape
         pipeline = self.pipeline(steps, network).to(next(network.parameters()).device)
-        return in_parts(network, start, lambda part: draw(pipeline, part, steps, guidance, size), 1.0, self.at_once)
+        return in_parts(
+            network, start, lambda part: draw(pipeline, part, steps, guidance, (size[0], size[1])), 1.0, self.at_once
+        )
 
     @torch.no_grad()
     def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
