@@ -24,7 +24,8 @@ from immiscible.data.demonstrations.episodes import Demonstrations
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 
-EPISODES, STEPS = 2000, 16
+# Fewer of them are learnt by heart before the law is.
+EPISODES, STEPS = 20_000, 16
 # How far a path goes to the side, and the standard deviation of each of its numbers.
 REACH, NOISE = 0.5, 0.05
 LARGEST_SEED = 2**63
