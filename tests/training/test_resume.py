@@ -80,6 +80,7 @@ def test_killed_run_ends_in_the_same_weights(undisturbed: Path, tmp_path: Path) 
     ("task", "extra"),
     [
         ("ddim", "--prediction v --min-snr 5 --cost-space pca:8 --coupling-start 12 --coupling-stop 47"),
+        ("flow", "--coupling cells:8:4@0.75 --flip"),
         ("flow", "--coupling reservoir:40@0.75 --cost-space pca:8 --coupling-start 5"),
         pytest.param(
             "consistency", "--levels 4 --most-levels 32 --data-scale 1.5 --flip --shift 1", marks=pytest.mark.slow

@@ -1,4 +1,7 @@
-"""Fits the space that a run's coupling ranks in, see :mod:`immiscible.couplings.spaces`, to the run's data."""
+"""Fits the space that a run's coupling ranks in, see :mod:`immiscible.couplings.spaces`, to the run's data.
+
+A coupling that is itself fitted to data is fitted in that space, see :mod:`immiscible.runs.cells`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.analysis.leak import FEWEST, Leak, leak
 from immiscible.config.groups import InputFields, RunConfig, inputs_of
 from immiscible.couplings import Coupling, parse_coupling
+from immiscible.couplings.cells import FittedCells
 from immiscible.couplings.protocol import rows
 from immiscible.couplings.spaces import Conditional, Fitted, InSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
+from immiscible.runs.cells import fit_cells, with_cells, write_cells
+from immiscible.seeds import generator
 from immiscible.training.sources import ConditionedPoints, Points
 
 # A space is fitted to a sample of at most this many of the data, evenly spaced, and to the mean of all. A leak is
@@ -103,6 +109,27 @@ def ranked_sample(config: RunConfig, data: Points, space: Space, count: int) -> 
     return rows(space.ranked(Diffused(data, inputs_of(config)).spread(count)))
 
 
+def ranked_batches(
+    config: RunConfig, data: Points, space: Space, grouped: bool
+) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+    """All data as the coupling sees them, in random order, batch by batch.
+
+    Arguments:
+        config: The configuration of the run.
+        data: Its data.
+        space: What they are ranked in.
+        grouped: Whether their classes come with them, if they have any.
+    """
+    order = torch.randperm(len(data), generator=generator("cpu", config.seed, "ranked"))
+    for index in order.split(IMAGES):
+        x, labels = data.batch(index)
+        if isinstance(space, Conditional) and isinstance(data, ConditionedPoints):
+            space = space.given(data.condition(index))
+        for shown in (x, mirror(x)) if config.flip else (x,):
+            ranked = space.ranked(shown * config.data_scale)
+            yield ranked if labels is None or not grouped else (ranked, labels)
+
+
 @dataclass(frozen=True)
 class Ranking:
     """What a run's coupling ranks.
@@ -111,20 +138,34 @@ class Ranking:
         config: The configuration of the run.
         points: Its data.
         space: The space that its coupling ranks in.
+        cells: The cells that its coupling has, if it has any.
     """
 
     config: RunConfig
     points: Points
     space: Fitted
+    cells: FittedCells | None = None
 
     @staticmethod
-    def fit(config: RunConfig, points: Points) -> Ranking:
-        """Fits the space that a configuration asks for."""
-        return Ranking(config, points, fit_cost_space(config, points))
+    def fit(config: RunConfig, points: Points, grouped: bool = False) -> Ranking:
+        """Fits the space that a configuration asks for, and the cells of its coupling.
+
+        Arguments:
+            config: The configuration of the run, whose directory may hold its cells.
+            points: Its data.
+            grouped: Whether noise stays within classes.
+        """
+        space = fit_cost_space(config, points)
+        cells = fit_cells(
+            parse_coupling(config.coupling), config.out, lambda: ranked_batches(config, points, space, grouped)
+        )
+        return Ranking(config, points, space, cells)
 
     def coupling(self, device: torch.device | str = "cpu") -> Coupling:
-        """The run's coupling, in the space."""
-        coupling, space = parse_coupling(self.config.coupling), self.space.to(torch.device(device))
+        """The run's coupling, in the space; nothing waits in it yet."""
+        device = torch.device(device)
+        space, cells = self.space.to(device), self.cells and self.cells.to(device)
+        coupling = with_cells(parse_coupling(self.config.coupling), cells)
         return coupling if space.trivial else InSpace(coupling, space)
 
     def sample(self, count: int) -> Tensor:
@@ -160,3 +201,5 @@ class Ranking:
         """Keeps what the data is ranked by beside the run."""
         if tensors := {name: tensor for name, tensor in self.space.tensors().items() if tensor is not None}:
             write_bytes(out / "cost-space.safetensors", save(tensors))
+        if self.cells is not None:
+            write_cells(out, self.cells)

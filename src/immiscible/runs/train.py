@@ -15,6 +15,7 @@ from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.runs.banner import Pooling, announcement, data_line
+from immiscible.runs.cells import lines_on
 from immiscible.runs.cost_space import Ranking
 from immiscible.runs.directory import CONFIG, SUMMARY, check_place, check_run, identify, open_run, write_prompts
 from immiscible.runs.resolve import resolve
@@ -60,7 +61,7 @@ def _train(config: RunConfig, data: Data | None, accelerator: Accelerator, verbo
     facts = kind.facts_of(config, data)
     task = kind.build(config, facts)
     source = task.source(data, accelerator.device)
-    ranking = Ranking.fit(config, source.points())
+    ranking = Ranking.fit(config, source.points(), task.grouped)
     pooling = Pooling.of(config, accelerator.num_processes)
     # The announcement says it, for all ranks.
     leave_untold()
@@ -71,6 +72,7 @@ def _train(config: RunConfig, data: Data | None, accelerator: Accelerator, verbo
         for line in (
             *announcement(config, task, data, pooling, ranking.sample, accelerator.device),
             data_line(config, data),
+            *lines_on(ranking.cells),
             launch_line(config, accelerator.num_processes, accelerator.device, os.environ),
             drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}.",
             *([leak.said()] if leak else []),
