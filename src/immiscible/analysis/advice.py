@@ -168,8 +168,8 @@ RULE = (
         "a batch of one",
         lambda facts: facts.alone,
         lambda facts: "knn:8:dot" if facts.dims >= LONG else "knn:4:dot",
-        "KNN needs no batch; by distance it shortens the noise and was behind from 10 calls on, by scalar product it "
-        "was ahead at few calls and level at 50",
+        "KNN needs no batch; by distance it shortens the noise and was behind from 10 calls on in flow matching, by "
+        "scalar product it was ahead at few calls and level at 50",
         ("flow-fashion-mnist", "ddim-fashion-mnist"),
     ),
     Row(

@@ -127,10 +127,10 @@ def audit(
     level: float = LEVEL,
     progress: Progress | None = None,
 ) -> Audit:
-    """Audits the law of the noise of a coupling.
+    r"""Audits the law of the noise of a coupling.
 
     Arguments:
-        data: The data, with shape (N, *), in memory or mapped from a file.
+        data: The data, with shape (N, \*), in memory or mapped from a file.
         coupling: The coupling, or a spelling.
         batches: What to draw. The more, the smaller a bias is found: that of ``knn:2@0.5`` takes a thousand noises.
         level: The chance that exact noise fails, in (0, 1).

@@ -30,10 +30,10 @@ class Batches:
     seed: int = 0
 
     def paired(self, data: Data, coupling: Coupling, progress: Progress | None = None) -> Iterator[Pairs]:
-        """The batches, each with data that differ.
+        r"""The batches, each with data that differ.
 
         Arguments:
-            data: The data, with shape (N, *).
+            data: The data, with shape (N, \*).
             coupling: The coupling.
             progress: Called with how many batches are done, and how many there are.
 

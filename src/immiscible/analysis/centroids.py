@@ -87,10 +87,10 @@ def centroids(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Centroids:
-    """Measures the distance between the mean noises of different data.
+    r"""Measures the distance between the mean noises of different data.
 
     Arguments:
-        data: The data, with shape (N, *).
+        data: The data, with shape (N, \*).
         coupling: The coupling or its spelling.
         sampling: How many data, noises and data in a batch.
         labels: The class of each datum, with shape (N,), where the coupling is to be given them.

@@ -73,10 +73,10 @@ def cost(
     seconds: float = 2.0,
     progress: Progress | None = None,
 ) -> Cost:
-    """Measures what pairing a batch costs, where the data are and on torch's threads.
+    r"""Measures what pairing a batch costs, where the data are and on torch's threads.
 
     Arguments:
-        data: The data, with shape (N, *), in memory or mapped from a file.
+        data: The data, with shape (N, \*), in memory or mapped from a file.
         coupling: The coupling, or a spelling.
         batches: The size of the batch, the labels that the coupling is given, and how many calls to time at most.
         seconds: After which no further call is begun, once there are three.

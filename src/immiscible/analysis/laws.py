@@ -44,7 +44,7 @@ class Seen:
 
     @classmethod
     def through(cls, space: Space, x: Tensor) -> Seen:
-        """Looks at data with shape (B, *)."""
+        r"""Looks at data with shape (B, \*)."""
         ranked, plain = space.ranked(x), space.coarse(x)
         first = plain.flatten(1).double()
         return cls(first if ranked is plain else ranked.flatten(1).double(), first)

@@ -97,10 +97,10 @@ def leak(
     *,
     progress: Progress | None = None,
 ) -> Leak:
-    """Measures how well the condition is read from the noise of a coupling.
+    r"""Measures how well the condition is read from the noise of a coupling.
 
     Arguments:
-        data: The data, with shape (N, *), in memory or mapped from a file.
+        data: The data, with shape (N, \*), in memory or mapped from a file.
         condition: Classes, integers with shape (N,), or numbers, floating with shape (N,) or (N, c). Their columns
             count by their variance: scale those of different units before.
         coupling: The coupling, or a spelling.

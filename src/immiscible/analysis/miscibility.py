@@ -10,7 +10,8 @@ are fully mixed. Its curve over the time is this package's measure of miscibilit
 distance (arXiv 2505.18521), which cannot be told from its own sampling error without a control.
 
 Independent noise and KNN have closed densities (:mod:`immiscible.analysis.laws`), so their posterior is exact; that of
-an assignment is estimated from pools (:mod:`immiscible.analysis.plan`), twice, and the two results differ by its error.
+an assignment is estimated from pools (:mod:`immiscible.analysis.plan`), twice: that shows the error by chance, beside
+that of its model.
 """
 
 from __future__ import annotations
@@ -131,10 +132,10 @@ def miscibility(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Miscibility:
-    """Measures how many data are mixed at the noisy points of a coupling.
+    r"""Measures how many data are mixed at the noisy points of a coupling.
 
     Arguments:
-        data: The data, with shape (N, *), in memory or mapped from a file; read in chunks.
+        data: The data, with shape (N, \*), in memory or mapped from a file; read in chunks.
         coupling: Independent, KNN or an assignment, alone or within `Mixed` and `InSpace`, or a spelling.
         curve: What to measure.
         labels: The class of each datum, with shape (N,), where the coupling is to keep noise within classes.

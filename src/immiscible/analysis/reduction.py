@@ -76,10 +76,10 @@ def reductions(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Reduction]:
-    """Measures how much nearer coupled noise is, for each coupling, batch size and scale.
+    r"""Measures how much nearer coupled noise is, for each coupling, batch size and scale.
 
     Arguments:
-        data: The data, with shape (N, *).
+        data: The data, with shape (N, \*).
         couplings: Couplings or their spellings. They see the data at each scale.
         table: What to measure at.
         labels: The class of each datum, with shape (N,), where the couplings are to be given them.
@@ -109,10 +109,10 @@ def reductions(
 
 
 def scaling(data: Data, scale: Scale, seed: int = 0) -> tuple[float, float]:
-    """What to subtract from data and to divide them by, taken of some of them.
+    r"""What to subtract from data and to divide them by, taken of some of them.
 
     Arguments:
-        data: The data, with shape (N, *).
+        data: The data, with shape (N, \*).
         scale: Which scale they are to have.
         seed: The seed of which ones are looked at.
 

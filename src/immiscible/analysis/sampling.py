@@ -21,11 +21,11 @@ Progress = Callable[[int, int], None]
 
 
 class Pairs(NamedTuple):
-    """A batch as training would pair it.
+    r"""A batch as training would pair it.
 
     Attributes:
         index: Which data, with shape (B,).
-        x: The data, floating, with shape (B, *).
+        x: The data, floating, with shape (B, \*).
         drawn: The noise that was drawn, with the shape of ``x``.
         noise: The noise after the coupling, with the shape of ``x``.
     """
@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 
 
 def take(data: Data, index: Tensor | slice) -> Tensor:
-    """Some of the data, floating, with shape (B, *); on the device of the data."""
+    r"""Some of the data, floating, with shape (B, \*); on the device of the data."""
     if isinstance(data, Tensor):
         values = data[index if isinstance(index, slice) else index.to(data.device)]
     else:
@@ -76,10 +76,10 @@ def some(count: int, among: int, draws: torch.Generator) -> Tensor:
 def pairs(
     data: Data, coupling: Coupling, *, batches: int, batch_size: int, labels: Tensor | None = None, seed: int = 0
 ) -> Iterator[Pairs]:
-    """Batches of different data, drawn and paired as training does.
+    r"""Batches of different data, drawn and paired as training does.
 
     Arguments:
-        data: The data, with shape (N, *).
+        data: The data, with shape (N, \*).
         coupling: The coupling.
         batches: How many batches.
         batch_size: The data in each, at most all.
