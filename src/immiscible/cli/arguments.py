@@ -248,7 +248,11 @@ class Evaluate(FromRun):
     episodes: Annotated[int, Range(0, 10**5, "simulating them takes days")] = 0
     """Episodes that a policy is rolled out for, all policies from the same scenes; 0 for 50."""
     video: Source = ""
-    """A .gif or .mp4 file of a few of them. For policies."""
+    """A .gif or .mp4 file of a few of the episodes. For policies in Push-T."""
+    modes: bool = False
+    """Also count which way round a policy turns the T where both are equally good (arXiv 2610.09369)."""
+    last: Annotated[int, Range(1, 1000, "no run keeps as many")] = 1
+    """How many of the last checkpoints of a policy are scored, with their mean; published scores take ten."""
 
     @property
     def samples(self) -> int:

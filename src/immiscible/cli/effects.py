@@ -18,7 +18,7 @@ from immiscible.errors import InputError
 OF_TEXT_MODELS = ("prompts", "steps", "scheduler", "batch_size", "format")
 # Of `evaluate`, what is said of images, and what of policies.
 OF_IMAGES = ("num", "features", "guidance")
-OF_POLICIES = ("episodes", "video")
+OF_POLICIES = ("episodes", "video", "modes", "last")
 
 
 def given(arguments: Any, *names: str) -> list[str]:
@@ -66,6 +66,12 @@ def check_evaluate(arguments: Evaluate, row: System) -> None:
     if arguments.task != "generate" and (found := given(arguments, "clip", "noise_scale")):
         named = " and ".join(found)
         raise InputError(f"{named} must be left out with --task {arguments.task}, which paints images of the data.")
+
+
+def check_policy(arguments: Evaluate, data: str) -> None:
+    """Checks the flags of ``evaluate`` for a policy of the fork, which is in no simulator."""
+    if found := given(arguments, "video", "modes"):
+        raise InputError(f"{' and '.join(found)} need a policy in Push-T, got one of {told(data)}.")
 
 
 def check_step(path: Path, step: int | None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.effects import check_evaluate
+from immiscible.cli.evaluate_policy import evaluate_policy
 from immiscible.cli.open_run import guidance_of, open_run, samplers_for
 from immiscible.cli.results import report
 from immiscible.cli.score_table import score_table
@@ -30,7 +31,8 @@ def evaluate(arguments: Evaluate) -> None:
     kept = run.path / FILE
     check_output(kept, "new", flag=FILE, suffixes=[kept.suffix], overwrite=True)
     with locked(kept, directory=False):
-        _score(arguments, run, samplers)
+        score = evaluate_policy if row.scored == "episodes" else _score
+        score(arguments, run, samplers)
 
 
 def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:

@@ -99,7 +99,9 @@ def _save(folder: Path, settings: PushTEpisodes, kept: list[tuple[int, Attempt]]
         rate=np.array(float(RATE)),
     )
     (folder / FACTS).write_text(json.dumps(_facts(settings, kept, made), indent=2) + "\n", encoding="utf-8")
-    (folder / PICTURE).write_bytes(picture_of(kept))
+    titles = [f"attempt {number}, {tried.coverage[-1]:.3f}" for number, tried in kept]
+    states = [np.array(tried.observations, dtype=np.float64) for _, tried in kept]
+    (folder / PICTURE).write_bytes(picture_of(list(zip(titles, states, strict=True))))
 
 
 def _facts(settings: PushTEpisodes, kept: list[tuple[int, Attempt]], made: Made) -> dict[str, Any]:

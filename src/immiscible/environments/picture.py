@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Polygon
+from numpy.typing import NDArray
 
 from immiscible.environments.geometry import OUTLINE, to_scene
-from immiscible.environments.planner import Attempt
 from immiscible.environments.pusht import GOAL, SIDE
 from immiscible.pages.drawing import LIGHT, blank_figure, png_of
 
@@ -18,24 +20,23 @@ APART = 12
 PATH = "viridis"
 
 
-def picture_of(episodes: list[tuple[int, Attempt]]) -> bytes:
-    """The first few episodes as a PNG file, each with its number.
+def picture_of(episodes: Sequence[tuple[str, NDArray[np.float64]]]) -> bytes:
+    """The first few episodes as a PNG file.
 
     Arguments:
-        episodes: The episodes, each with a number, at least one.
+        episodes: At least one, each with its title and its states, with shape (T, 5).
     """
     shown = episodes[:MOST]
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = blank_figure(LIGHT, 2.6 * columns, 2.8 * rows)
-    for place, (number, episode) in enumerate(shown):
-        _draw(figure.add_subplot(rows, columns, place + 1), number, episode)
+    for place, (title, states) in enumerate(shown):
+        _draw(figure.add_subplot(rows, columns, place + 1), title, states)
     return png_of(figure)
 
 
-def _draw(axes: Axes, number: int, episode: Attempt) -> None:
+def _draw(axes: Axes, title: str, states: NDArray[np.float64]) -> None:
     """One episode: early is dark, late is bright. The T becomes darker as time goes on."""
-    states = np.array(episode.observations, dtype=np.float64)
     axes.add_patch(Polygon(to_scene(np.array(GOAL), OUTLINE), facecolor="#c9e8c9", edgecolor="none"))
     frames = [*range(0, len(states) - 1, APART), len(states) - 1]
     for place, frame in enumerate(frames):
@@ -45,4 +46,4 @@ def _draw(axes: Axes, number: int, episode: Attempt) -> None:
     axes.add_collection(LineCollection(list(path), array=np.arange(len(path)), cmap=PATH, linewidths=1.4))
     axes.plot(*states[0, :2], "o", color=LIGHT.colours[0], markersize=5)
     axes.set(xlim=(0, SIDE), ylim=(SIDE, 0), aspect="equal", xticks=[], yticks=[])
-    axes.set_title(f"attempt {number}: {len(states)} steps, {episode.coverage[-1]:.3f}", fontsize=8, color=LIGHT.text)
+    axes.set_title(f"{title}, {len(states)} steps", fontsize=8, color=LIGHT.text)
