@@ -155,6 +155,7 @@ SYSTEMS = {
             presets="immiscible.config.presets:POLICY",
             paper=Paper("Diffusion policy: visuomotor policy learning via action diffusion", "2303.04137"),
             couplings="independent,knn:2,assignment[cost-space=standardized],assignment",
+            scorer="immiscible.evaluation.policies:PolicyScorer",
             scored="episodes",
             axes=("T", "A"),
         ),

@@ -44,9 +44,7 @@ PUSHT = (
         meaning="Coverage is the largest share of the goal that the T covers in an episode, as a mean over episodes.",
     ),
     Metric("coverage", "Mean coverage", "higher", meaning="Mean coverage is over the time of an episode."),
-    Metric(
-        "success", "Success", "higher", meaning="Success is the share of episodes that reach 0.95."
-    ),
+    Metric("success", "Success", "higher", meaning="Success is the share of episodes that reach 0.95."),
     Metric(
         "score",
         "Score",
