@@ -33,8 +33,8 @@ def statement(summary: Summary) -> str:
     return (
         f"The same network was trained for {steps} on {data['name']} ({data['count']:,} {kind} of shape {shape}) with "
         f"{couplings}: {joined(summary['couplings'])}. A coupling decides which noise is paired with which of the "
-        f"{kind}{vanilla}. {_seeds(summary['seeds'])} Each score is of {summary['samples_per_score']:,} "
-        f"samples{features}."
+        f"{kind}{vanilla}. {_seeds(summary['seeds'])} Each score is of "
+        f"{count(summary['samples_per_score'], 'sample')}{features}."
     )
 
 
