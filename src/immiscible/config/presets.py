@@ -105,6 +105,7 @@ POLICY: Presets = {
     # Demonstrations of the planner, `immiscible make-pusht pusht`, and a network that one core trains in minutes.
     "pusht-tiny": {
         "data": "pusht",
+        "process": "flow",
         "mirror": True,
         "angles": "4",
         "network": "mlp",
