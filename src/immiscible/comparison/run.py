@@ -46,7 +46,8 @@ def compare(config: Comparison) -> Summary:
         data: Any = load_data(config)
         scorer = Scorer.of(config, data, samplers, device)
         claim_directory(config)
-        say(f"scores by {scorer.scoring.features}")
+        if scorer.scoring.features:
+            say(f"scores by {scorer.scoring.features}")
         if scorer.scoring.warning:
             say(f"warning: {scorer.scoring.warning}")
 
