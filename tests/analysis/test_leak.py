@@ -11,7 +11,7 @@ from torch import Tensor
 
 from immiscible.analysis import leak as module
 from immiscible.analysis.batches import Batches
-from immiscible.analysis.leak import leak, ridge
+from immiscible.analysis.leak import Leak, leak, ridge
 from immiscible.errors import InputError
 
 
@@ -180,3 +180,11 @@ def test_bad_input_gets_one_line(condition, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         leak(torch.randn(30, 2), condition, "independent", Batches(2))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("score", "leaks", "said"), [(0.3, True, "tells of"), (0.003, True, "tells next to nothing of")]
+)
+def test_what_is_said_of_a_leak_is_as_large_as_it_is(score: float, leaks: bool, said: str) -> None:
+    measured = Leak("assignment", "R^2", score, 0.001, 0.0, 0.001, score, 0.001, 0.0, leaks, 1000, 32, 256)
+    assert f"the noise {said} the condition: R^2 = {score:.3f}" in measured.said()

@@ -39,6 +39,8 @@ COMPONENTS, COMPONENTS_OF = 256, 1024
 PENALTIES = torch.logspace(-4, 4, 33, dtype=torch.float64)
 # A leak counts from this many standard errors on.
 STANDARD_ERRORS = 4.0
+# A smaller one is there, and harmless as far as has been seen.
+LITTLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Leak:
         # Rounded first, zero has no sign.
         score, floor = (round(value, 3) + 0.0 for value in (self.score, self.floor))
         numbers = f"{self.measure} = {score:.3f}, and {floor:.3f} of independent noise"
+        if self.leaks and self.excess < LITTLE:
+            return f"the noise tells next to nothing of the condition: {numbers}."
         if self.leaks:
             return f"the noise tells of the condition: {numbers}; what training reads there misleads sampling."
         return f"the noise tells nothing of the condition: {numbers}."
