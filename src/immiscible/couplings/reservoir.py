@@ -56,7 +56,7 @@ class Waiting:
     r"""The noises that wait for the data of one class.
 
     Attributes:
-        noises: The noises, with shape (R, \*).
+        noises: The noises, with shape (R, \*), and after them room for those that come with data.
         arrived: How many data had come before each, with shape (R,).
         numbers: Which of all noises handed in each is; the first that waited, drawn before any datum, are -1, -2, ...
         centre: The mean of the data so far, ``float32`` with shape (D,).
@@ -83,37 +83,45 @@ class Waiting:
     def exchange(self, x: Tensor, noise: Tensor, numbers: Places, age: float) -> Tensor:
         """The noise of each of the data. What is left of the noise that came with them waits."""
         size, batch = len(self.numbers), len(numbers)
-        chosen = self._chosen(rows(x).float(), rows(noise).float(), batch, age)
+        pool = self._pool(noise, size, batch)
+        chosen = self._chosen(rows(x).float(), rows(pool).float(), batch, age)
         arrived, self.count = self.count, self.count + batch
         if batch == 1:
-            # As below, in half of the time: for one row indices take long.
-            slot = int(chosen[0])
-            if slot == size:
-                return noise
-            taken = self.noises[slot : slot + 1].clone()
-            self.noises[slot], self.arrived[slot], self.numbers[slot] = noise[0], arrived, numbers[0]
+            # As below, in a fraction of the time: for one row indices take long.
+            slot = chosen.item()
+            taken = pool[slot : slot + 1].clone()
+            if slot < size:
+                pool[slot], self.arrived[slot], self.numbers[slot] = pool[size], arrived, numbers[0]
             return taken
-        waited, left = chosen < size, np.ones(batch, bool)
-        slots, stay = chosen[waited], chosen[~waited] - size
-        left[stay] = False
-        taken = torch.empty_like(noise)
-        taken[_index(~waited, noise)] = noise[_index(stay, noise)]
-        taken[_index(waited, noise)] = self.noises[_index(slots, noise)]
-        self.noises[_index(slots, noise)] = noise[_index(left, noise)]
-        self.arrived[slots], self.numbers[slots] = arrived, numbers[left]
+        taken = pool[_index(chosen, pool)]
+        left = np.ones(size + batch, bool)
+        left[chosen] = False
+        slots, stay = np.flatnonzero(~left[:size]), np.flatnonzero(left[size:])
+        pool[_index(slots, pool)] = pool[_index(size + stay, pool)]
+        self.arrived[slots], self.numbers[slots] = arrived, numbers[stay]
         return taken
 
-    def _chosen(self, data: Tensor, fresh: Tensor, batch: int, age: float) -> Places:
-        """Which noise each datum takes: from 0 on those that wait, from R on those that came with the data."""
+    def _pool(self, noise: Tensor, size: int, batch: int) -> Tensor:
+        """What there is to choose from: the noises that wait, then those that came, in memory that is kept."""
+        if len(self.noises) < size + batch:
+            self.noises = torch.cat([self.noises[:size], torch.empty_like(noise)])
+        pool = self.noises[: size + batch]
+        pool[size:] = noise
+        return pool
+
+    def _chosen(self, data: Tensor, pool: Tensor, batch: int, age: float) -> Places:
+        """Which noise of the pool each datum takes."""
         share = batch / (self.count + batch)
         self.centre.lerp_(data.mean(0) if batch > 1 else data[0], share)
         away = data - self.centre
         self.spread += share * (torch.linalg.vector_norm(away, dim=1).mean().item() - self.spread)
-        # On the device of the data; what follows is small.
-        products = torch.cat([away @ rows(self.noises).float().T, away @ fresh.T], 1).cpu().numpy()
+        # Products on the device of the data; what follows is small.
+        scores = (away @ pool.T).cpu().numpy()
         size = len(self.numbers)
-        products[:, :size] += (self.count - self.arrived) * np.float32(age * self.spread / size)
-        return products.argmax(1) if batch == 1 else jonker_volgenant()(-products)
+        waited = (self.count - self.arrived).astype(np.float32)
+        waited *= age * self.spread / size
+        scores[:, :size] += waited
+        return scores.argmax(1) if batch == 1 else jonker_volgenant()(-scores)
 
 
 @dataclass
@@ -248,7 +256,7 @@ class Reservoir:
             state = {CAME: _tensor(self._held.came)}
             for label, waiting in self._held.classes.items():
                 for part in PARTS[0 if noises else 1 :]:
-                    value = getattr(waiting, part)
+                    value = getattr(waiting, part) if part != "noises" else waiting.noises[: self.size]
                     state[f"{label}.{part}"] = value.clone() if isinstance(value, Tensor) else _tensor(value)
             return state
 
