@@ -112,7 +112,7 @@ class PairingFields(Fields):
     """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
     channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
     pool: Annotated[int, Range(0, 2**24, "the noise of a pool is in memory at once")] = 0
-    """Images that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
+    """Data that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
     over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""
     background: Annotated[bool, OPERATIONAL] = True
     """Let an assignment solve the next pool in a thread while the network trains. It changes the time alone."""
@@ -233,7 +233,7 @@ class RunFields(Fields):
     out: Path
     """Run directory: config.json, metrics.jsonl, checkpoints/, samples/, summary.json."""
     coupling: str = "assignment"
-    """Which noise goes with which image: independent, knn:4, assignment, assignment:512, assignment@0.5, ..."""
+    """Which noise goes with which datum: independent, knn:4, assignment, assignment:512, assignment@0.5, ..."""
     seed: Seed = 0
     """Seed of the initial weights, data order, noise and times."""
     checkpoint_every: Annotated[Steps, OPERATIONAL] = 500
