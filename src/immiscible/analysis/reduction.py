@@ -1,8 +1,8 @@
 """The distance reduction: how much nearer coupled noise is to its data than independent noise.
 
 Published for CIFAR-10: 1.93, 2.16, 2.32 and 2.44 % for assignments of 128, 256, 512 and 1,024 (arXiv 2406.12303), 1.10
-and 1.58 % for KNN with 4 and 8 candidates (arXiv 2505.18521). They grow with the scale of the data, which is not
-published: data in [-1, 1] give less than data of unit variance. So both are measured.
+and 1.58 % for KNN with 4 and 8 candidates (arXiv 2505.18521). They depend on the scale of the data, which is not
+published: in [-1, 1] an assignment gives less than at unit variance, and KNN by distance more. So both are measured.
 """
 
 from __future__ import annotations
