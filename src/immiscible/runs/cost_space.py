@@ -120,13 +120,14 @@ def ranked_batches(
         space: What they are ranked in.
         grouped: Whether their classes come with them, if they have any.
     """
+    inputs = inputs_of(config)
     order = torch.randperm(len(data), generator=generator("cpu", config.seed, "ranked"))
     for index in order.split(IMAGES):
         x, labels = data.batch(index)
         if isinstance(space, Conditional) and isinstance(data, ConditionedPoints):
             space = space.given(data.condition(index))
-        for shown in (x, mirror(x)) if config.flip else (x,):
-            ranked = space.ranked(shown * config.data_scale)
+        for shown in (x, mirror(x)) if inputs.flip else (x,):
+            ranked = space.ranked(shown * inputs.data_scale)
             yield ranked if labels is None or not grouped else (ranked, labels)
 
 
@@ -195,7 +196,8 @@ class Ranking:
         condition = self.points.condition(evenly_spaced(len(self.points), IMAGES))
         size = min(together, MOST_DRIFT_POOL)
         batches = Batches(max(1, DRIFT_NOISES // size), size)
-        return leak(self.sample(IMAGES), condition, parse_coupling(self.config.coupling), batches)
+        coupling = with_cells(parse_coupling(self.config.coupling), self.cells)
+        return leak(self.sample(IMAGES), condition, coupling, batches)
 
     def write(self, out: Path) -> None:
         """Keeps what the data is ranked by beside the run."""

@@ -89,6 +89,18 @@ def test_policy_is_trained_and_asked(
     assert run.data().demonstrations.episodes == (120 if "--mirror" in words else 60)
 
 
+@pytest.mark.parametrize("coupling", ["cells:4", "reservoir:64", "assignment:auto"])
+def test_every_coupling_is_given_the_observation(
+    episodes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], coupling: str
+) -> None:
+    train(tmp_path / "run", "--data", episodes, "--steps", "2", "--coupling", coupling)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["cost_space"] == "residual"
+    assert abs(summary["leak"]["score"]) < 0.1
+    if "auto" in coupling:
+        assert "32 windows of 32 values" in capsys.readouterr().err
+
+
 def test_plans_take_the_steps_that_are_asked_for(episodes: str, tmp_path: Path) -> None:
     train(tmp_path / "run", "--data", episodes, "--steps", "2", "--timesteps", "20", "--inference-steps", "5")
     run = load_run(tmp_path / "run")
