@@ -232,6 +232,13 @@ def test_pools_refuse_it_in_one_line():
         Pool(Cells())
 
 
+def test_cell_that_nothing_falls_into_is_told(cells, monkeypatch):
+    monkeypatch.setattr("immiscible.couplings.cells.MOST_DRAWN", 1000)
+    lost = dict(fitted(cells).tensors(), potentials=torch.full((1, 24), -1e9).index_fill(1, torch.tensor(0), 0.0))
+    with pytest.raises(InputError, match="each cell must be one that normal draws fall into, got none of"):
+        coupled(Cells(24, rank=3, fitted=FittedCells.of(lost)), data(50)[0])
+
+
 def test_few_data_of_few_values_are_no_obstacle():
     x = torch.tensor([1.0, 2.0, 7.0])
     cells = Cells(8).fit(x)

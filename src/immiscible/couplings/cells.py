@@ -50,8 +50,8 @@ MOST, MOST_AXES = 2**16, 2**12
 FOR_AXES, AT_MOST = 2048, 2**18
 # How many draws are tried at first for each datum that has none, and how many scores are in memory at most.
 TRIES, SCORES = 4, 2**22
-# Into a cell of the mass of one of so many data some of these fall.
-MOST_TRIES = 2**40
+# Into a cell of the mass of one datum in millions some of these fall.
+MOST_DRAWN = 2**28
 # The class of data without labels.
 NO_CLASS = -(2**63)
 
@@ -94,7 +94,8 @@ class FittedCells:
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> FittedCells:
         """Cells that were kept as :meth:`tensors`."""
-        return FittedCells(**{name: value.item() if name == "chi2" else value for name, value in tensors.items()})
+        parts = dict(tensors)
+        return FittedCells(chi2=parts.pop("chi2").item(), **parts)
 
     @torch.no_grad()
     def draw(self, x: Tensor, noise: Tensor, kinds: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -109,7 +110,7 @@ class FittedCells:
         own = self._along(noise)
         wanted = kinds * len(self.centres) + self._cells(self._along(x) - self.offset, kinds, self._nearest)
         tried, chosen, owner = own, torch.empty_like(own), torch.arange(len(x), device=x.device)
-        waiting, tries = owner, TRIES * len(self.centres)
+        waiting, tries, drawn = owner, TRIES * len(self.centres), 0
         while True:
             found = kinds[owner] * len(self.centres) + self._cells(tried, kinds[owner], self.potentials)
             datum, draw = _matched(wanted[waiting], found)
@@ -126,10 +127,10 @@ class FittedCells:
             owner = waiting.repeat(-(-count // len(waiting)))
             shape = len(owner), self.centres.shape[1]
             tried = torch.randn(shape, generator=generator, device=x.device, dtype=torch.float32)
-            tries *= 2
-            if tries > MOST_TRIES:
+            tries, drawn = tries + tries // 4, drawn + len(owner)
+            if drawn > MOST_DRAWN:
                 raise InputError(
-                    f"each cell must be one that normal draws fall into, got none of {tries} in some: fit fewer cells."
+                    f"each cell must be one that normal draws fall into, got none of {drawn} in some: fit fewer cells."
                 )
 
     def kinds(self, count: int, labels: Tensor | None) -> Tensor:
@@ -244,8 +245,9 @@ class Cells:
         Raises:
             InputError: If there are no data, or they are not finite.
         """
-        device = data.device if isinstance(data, Tensor) else None
-        batches = data if device is None else _batches(data, labels, seeds.generator(device, seed, "cells order"))
+        batches = data
+        if isinstance(data, Tensor):
+            batches = _batches(data, labels, seeds.generator(data.device, seed, "cells order"))
         axes, points, classes = _coded(map(_read, batches), self.rank)
         draws = seeds.generator(points.device, seed, "cells")
         with full_float32(points.device):
@@ -296,7 +298,10 @@ def _batches(x: Tensor, labels: Tensor | None, draws: torch.Generator) -> Iterat
 
 def _read(batch: Any) -> Read:
     """The data of a batch, and their labels if it has any."""
-    x, labels = batch if isinstance(batch, Sequence) and len(batch) == 2 else (batch, None)
+    x: Any = batch
+    labels: Tensor | None = None
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        x, labels = batch
     check_plain(x, "x")
     if labels is not None:
         check_labels(labels, len(x))

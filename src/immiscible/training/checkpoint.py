@@ -91,7 +91,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> P
 def _write_parts(aside: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """Writes the files of a checkpoint; returns what is in its ``state.json``."""
     tensors, values = _flatten_optimizer(checkpoint.optimizer)
-    contents = dict(zip(FILES, (checkpoint.model, checkpoint.ema, tensors), strict=True))
+    contents: dict[str, Mapping[str, Tensor]] = {}
+    contents.update(zip(FILES, (checkpoint.model, checkpoint.ema, tensors), strict=True))
     if checkpoint.waits:
         contents[WAITS] = checkpoint.waits
     checksums = {}

@@ -66,7 +66,8 @@ class WaitingNoise:
         rows = torch.tensor(numbers, dtype=torch.int64, device="cpu")
         drawn: Tensor = self._ranked(like)[:0].new_empty(len(rows), *self._ranked(like).shape[1:])
         for flat in (rows // len(like)).unique().tolist():
-            noise = self.pairing.drawn(like.shape, like.device, *divmod(flat, self.accumulation), self.rank)
+            step, micro = divmod(flat, self.accumulation)
+            noise = self.pairing.drawn(like.shape, like.device, step, micro, self.rank)
             here = (rows // len(like) == flat).nonzero()[:, 0]
             drawn[here.to(drawn.device)] = self._ranked(noise)[(rows[here] % len(like)).to(drawn.device)]
         return drawn
