@@ -25,7 +25,7 @@ from immiscible.analysis.reduction import Scale, Table, reductions, scaling
 from immiscible.analysis.sampling import Progress
 from immiscible.analysis.showing import Results, Shown
 from immiscible.couplings import KNN, Coupling, InSpace, Mixed, parse_coupling
-from immiscible.couplings.spaces import LinearSpace, parse_space
+from immiscible.couplings.spaces import Fitted, parse_space
 from immiscible.data.measured import Measured
 from immiscible.errors import InputError
 
@@ -208,7 +208,7 @@ def couplings_of(spellings: str, cost_space: str, data: Measured) -> dict[str, C
     return {name: _ranked(coupling, space) for name, coupling in parsed.items()}
 
 
-def _ranked(coupling: Coupling, space: LinearSpace) -> Coupling:
+def _ranked(coupling: Coupling, space: Fitted) -> Coupling:
     """A coupling that ranks in a space."""
     return coupling if space.trivial else InSpace(coupling, space)
 

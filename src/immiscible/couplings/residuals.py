@@ -84,7 +84,7 @@ class ResidualSpace:
     condition: Tensor | None = None
 
     @classmethod
-    def fit(cls, x: Tensor | Conditioned | Any, condition: Tensor | None = None) -> ResidualSpace:
+    def fit(cls, x: Tensor | Conditioned, condition: Tensor | None = None) -> ResidualSpace:
         r"""Fits the space to data and their condition, in float64.
 
         Arguments:
@@ -95,16 +95,13 @@ class ResidualSpace:
         Raises:
             InputError: If there is no condition, or not one for each datum, or something is not finite.
         """
-        if condition is None and not hasattr(x, "pairs"):
-            raise InputError(
-                "the cost space residual needs a continuous condition of each datum, such as an observation, got "
-                "data without one: rank in another space."
-            )
         moments, shape = Moments(), torch.Size()
-        for data, given in x.pairs() if condition is None else _chunks(x, condition):
+        for data, given in _chunks(x, condition):
             _check_pairs(data, given)
             shape = data.shape[1:]
             moments.add(rows(given).double().cpu(), rows(data).double().cpu())
+        if not moments.count:
+            raise InputError("the cost space residual needs at least one datum, got none.")
         fitted = moments.fit(PENALTIES)
         deviation, left = fitted.variance.sqrt(), fitted.left.sqrt()
         scale = torch.where(left > NOTHING_LEFT * deviation, left, torch.where(deviation > 0, deviation, 1.0))
@@ -168,8 +165,15 @@ class ResidualSpace:
         return ResidualSpace(**{name: value.to(device) for name, value in self.tensors().items()})
 
 
-def _chunks(x: Tensor, condition: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+def _chunks(x: Any, condition: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
     """Data and their condition, chunk by chunk."""
+    if condition is None:
+        if not hasattr(x, "pairs"):
+            raise InputError(
+                "the cost space residual needs a continuous condition of each datum, such as an observation, got "
+                "data without one: rank in another space."
+            )
+        return x.pairs()
     _check_rows(x, "x")
     _check_rows(condition, "condition")
     _check_count(x, condition)
