@@ -63,7 +63,7 @@ def _read(path: Path) -> FittedCells:
     """The cells that were kept."""
     try:
         return FittedCells.of(load(path.read_bytes()))
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} must hold the cells that the run began with, got: {one_line(error)}: restore the file as it was "
             "written, or give another --out."
