@@ -49,6 +49,8 @@ def test_policy_is_rolled_out_in_scenes_of_its_own_and_filmed(pusht: Path, capsy
     assert "say little" in row["warning"]
     with Image.open(video) as film:
         assert getattr(film, "n_frames", 1) > 10
+    assert main(["evaluate", *words[:-1], str(pusht / "out.avi")]) == 2
+    assert "--video must end in .gif or .mp4, got" in capsys.readouterr().err
     # Kept, and not measured again.
     assert evaluated(capsys, *words) == [row]
     assert json.loads((pusht / "run/evaluation.json").read_text())["scores"] == [row]

@@ -13,6 +13,7 @@ from immiscible.cli.effects import check_policy
 from immiscible.cli.results import report
 from immiscible.cli.score_table import score_table
 from immiscible.config.metric import Metric
+from immiscible.config.values import told
 from immiscible.errors import InputError
 from immiscible.io.outputs import check_output
 from immiscible.runs.open import Run, load_run
@@ -32,6 +33,8 @@ def evaluate_policy(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> N
         check_policy(arguments, run.config.data)
     video = Path(arguments.video) if arguments.video else None
     if video is not None:
+        if video.suffix not in SUFFIXES:
+            raise InputError(f"--video must end in {' or '.join(SUFFIXES)}, got {told(arguments.video)}.")
         check_output(video, "new", flag="--video", suffixes=SUFFIXES, overwrite=True)
     rows: list[dict[str, Any]] = []
     for step in _steps(run, arguments.last):
