@@ -18,9 +18,9 @@ from immiscible.couplings.solvers.select import NAMES as SOLVERS
 from immiscible.errors import InputError, shown
 
 ALLOWED = (
-    "independent, knn:K, knn:K:dot, assignment, assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs or auto),"
-    " assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, reservoir:SIZE, reservoir:SIZE:AGE,"
-    " cells:COUNT, cells:COUNT:RANK, each with an optional @PROBABILITY"
+    "independent, knn:K, knn:K:dot, reservoir:SIZE, cells:COUNT:RANK, assignment, assignment:BLOCK, assignment:SOLVER "
+    "(auction, sinkhorn, slabs, auto), assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, any "
+    "@PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
 PLACES = {
