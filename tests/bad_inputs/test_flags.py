@@ -141,7 +141,7 @@ def test_missing_and_surplus_words_are_told(command: tuple[str, ...], refused: C
 def test_a_flag_without_effect_is_refused(command: tuple[str, ...], kind: Kind, refused: Callable[..., str]) -> None:
     needs = kind.needs
     assert isinstance(needs, Needs)
-    others = {"network": ["--network", "mlp"]}.get(needs.field, [])
+    others = {"network": ["--network", "mlp"], "process": ["--process", "flow"]}.get(needs.field, [])
     other = {bool: "", int: "3", float: "0.3", str: "8"}[kind.type]
     refused(
         [*least_words(command), *others, flag(kind), *filter(None, [other])], flag(kind), f"needs --{needs.field}"[:12]
