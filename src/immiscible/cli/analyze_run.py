@@ -9,8 +9,9 @@ from immiscible.cli.results import report
 from immiscible.comparison.summary import environment
 from immiscible.config.command import command_line
 from immiscible.config.systems import system
+from immiscible.inspection.opening import Inspected, Reader, open_runs, reader_of
 from immiscible.inspection.page import write_inspection
-from immiscible.inspection.study import Findings, Inspected, Reader, Settings, chosen, measure, open_runs, reader_of
+from immiscible.inspection.study import Findings, Settings, chosen, measure
 from immiscible.io.console import Stages
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output
@@ -35,7 +36,7 @@ def analyze_run(arguments: AnalyzeRun) -> None:
     check()
     runs = open_runs(arguments.runs, arguments.nfe, device_named(arguments.device))
     with locked(arguments.out, directory=False, check=check), Stages() as stages:
-        reader = reader_of(runs, settings, arguments.data, arguments.held_out)
+        reader = reader_of(runs, settings.features, arguments.data, arguments.held_out)
         found = {run.subject.name: measure(run, reader, settings, stages.begin) for run in runs}
         inspection = {
             "command": _command(arguments),

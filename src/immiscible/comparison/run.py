@@ -14,14 +14,13 @@ from immiscible.comparison.variants import Variant
 from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig
 from immiscible.errors import InputError
-from immiscible.evaluation.scores import NotFinite
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.runs.directory import SUMMARY
 from immiscible.runs.train import train
-from immiscible.samplers import parse_samplers
+from immiscible.samplers import NotFinite, parse_samplers
 from immiscible.tasks.registry import load_data
 from immiscible.training.progress import TrainingError
 

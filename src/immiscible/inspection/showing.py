@@ -39,12 +39,12 @@ def show_steps(runs: Sequence[str], found: Found, strips: Mapping[str, Strip]) -
         (name_of(runs, name), [Cell(number(scores["fid"][place])) for place in places]) for name, scores in last.items()
     ]
     columns = ["run", *(f"step {place + 1}" for place in places)]
-    pictures = [both(_curves(runs, {name: (_steps(s), s["fid"]) for name, s in last.items()}, *FID_AXES), _ends(last))]
+    pictures = [both(_curves(runs, {name: (_steps(s), s["fid"]) for name, s in last.items()}, FID_AXES), _ends(last))]
     for name, scores in found.items():
         if len(scores) > 1:
             lines = {f"{s['step']:,} steps": (_steps(s), s["fid"]) for s in scores}
             title = f"{name}, over its training"
-            pictures.append(both(_curves(list(lines), lines, *FID_AXES, title=title), f"FID by step. {title}."))
+            pictures.append(both(_curves(list(lines), lines, FID_AXES, title=title), f"FID by step. {title}."))
     return Shown(
         "Each picture follows one start, the same for all runs, from left to right. On top the noisy point, below it "
         "the noise that the network takes to be in it, at the bottom the image that it predicts. Where many images are "
@@ -78,15 +78,12 @@ def show_perturbation(runs: Sequence[str], found: Found) -> Shown:
     """What stays where starts are perturbed."""
     first = next(iter(found.values()))
     labelled = first[0]["label"] is not None
-    weights = [kept["weight"] for kept in first]
-    tables = [
-        _kept_table(runs, found, weights, "image", "Nearest image stays", ": share of samples, in per cent.", 100)
-    ]
+    shares = ": share of samples, in per cent."
+    tables = [_kept_table(runs, found, "image", 100, ("Nearest image stays", shares))]
     if labelled:
-        meaning = ": share of samples, in per cent."
-        tables.append(_kept_table(runs, found, weights, "label", "Class of the nearest image stays", meaning, 100))
+        tables.append(_kept_table(runs, found, "label", 100, ("Class of the nearest image stays", shares)))
     meaning = ": root of the distance in features, over that of unrelated starts."
-    tables.append(_kept_table(runs, found, weights, "moved", "Features move", meaning, 1))
+    tables.append(_kept_table(runs, found, "moved", 1, ("Features move", meaning)))
     key, label = ("label", "class stays") if labelled else ("image", "nearest image stays")
     lines = {
         name: ([kept["weight"] for kept in kepts[:-1]], [kept[key] for kept in kepts[:-1]])
@@ -100,17 +97,17 @@ def show_perturbation(runs: Sequence[str], found: Found) -> Shown:
         "Each start n becomes (n + w e) / sqrt(1 + w²) with fresh noise e, ten times. Asked is whether the image of "
         "the data whose features are nearest to the sample's stays the same, whether its class does, and how far the "
         "features move. Unrelated starts are the floor, dashed in the picture: what two samples share by chance.",
-        [both(_curves(runs, lines, "weight w", f"share whose {label}", floors=floors), f"{alt}.")],
+        [both(_curves(runs, lines, ("weight w", f"share whose {label}"), floors=floors), f"{alt}.")],
         tables,
     )
 
 
-def _kept_table(
-    runs: Sequence[str], found: Found, weights: Sequence[Any], key: str, title: str, meaning: str, factor: float
-) -> Table:
+def _kept_table(runs: Sequence[str], found: Found, key: str, factor: float, heading: tuple[str, str]) -> Table:
+    """What each weight leaves, under a heading of a title and what it means."""
+    weights = [kept["weight"] for kept in next(iter(found.values()))]
     columns = ["run", *(f"w = {weight:g}" if weight != "unrelated" else "unrelated" for weight in weights)]
     rows = [(name_of(runs, name), [_kept_cell(kept, key, factor) for kept in kepts]) for name, kepts in found.items()]
-    return Table(title, meaning, columns, rows)
+    return Table(*heading, columns, rows)
 
 
 def _kept_cell(kept: Mapping[str, Any], key: str, factor: float) -> Cell:
@@ -145,9 +142,9 @@ def show_straightness(runs: Sequence[str], found: Found) -> Shown:
         "starts: by the adaptive solver where the system has one, else by 200 steps. Beside it the same between "
         "samples of unrelated starts.",
         [
-            both(_curves(runs, profiles, "time, 0 is noise", "bending", markers=False), f"Where paths bend: {ends}."),
+            both(_curves(runs, profiles, ("time, 0 is noise", "bending"), markers=False), f"Where paths bend: {ends}."),
             both(
-                _curves(runs, errors, "steps of sampling", "squared error", "loglog"),
+                _curves(runs, errors, ("steps of sampling", "squared error", "loglog")),
                 "Squared error of few steps: "
                 + joined(f"{name} {number(_error_at(few[name], FEW[0]))} at 1" for name in few)
                 + ".",
@@ -237,9 +234,7 @@ def _memory_cells(figures: Mapping[str, Any]) -> list[Cell]:
 def _curves(
     names: Sequence[str],
     lines: Mapping[str, Line],
-    x_label: str,
-    y_label: str,
-    scale: str = "",
+    labels: tuple[str, ...],
     *,
     title: str = "",
     floors: Mapping[str, float] | None = None,
@@ -250,13 +245,14 @@ def _curves(
     Arguments:
         names: All names, whose order gives the colours.
         lines: What is drawn of them.
-        x_label: What is on the horizontal axis.
-        y_label: What is on the vertical axis.
-        scale: ``log`` for a logarithmic vertical axis, ``loglog`` for both.
+        labels: What is on the horizontal axis, what on the vertical one; and ``log`` for a logarithmic vertical axis,
+            ``loglog`` for both.
         title: What stands above.
         floors: A dashed level for each name.
         markers: Whether points are marked.
     """
+
+    x_label, y_label, *scale = labels
 
     def draw(theme: Theme) -> Figure:
         figure = blank_figure(theme, 6.4, 3.6)
@@ -267,7 +263,7 @@ def _curves(
             axes.plot(xs, ys, label=plain(name), linewidth=1.8, markersize=4.5, **look)
             if floors:
                 axes.axhline(floors[name], color=look["color"], linewidth=1, linestyle=(0, (3, 2)), alpha=0.7)
-        _scale(axes, scale)
+        _scale(axes, *scale)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if title:
@@ -278,7 +274,7 @@ def _curves(
     return draw
 
 
-def _scale(axes: Axes, scale: str) -> None:
+def _scale(axes: Axes, scale: str = "") -> None:
     """Logarithmic axes with plain numbers."""
     logged = {"": [], "log": [axes.yaxis], "loglog": [axes.xaxis, axes.yaxis]}[scale]
     if axes.yaxis in logged:

@@ -9,8 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from immiscible.config.recipes import PolicyConfig
@@ -22,36 +20,15 @@ from immiscible.samplers import DiffusionSampler, NotFinite, Sampler, Samples, S
 from immiscible.samplers.policy import PlanSampler
 from immiscible.seeds import derive, seed_all, seeded
 from immiscible.tasks.base import Facts, PlainTask, Shape
+from immiscible.tasks.policy.facts import PolicyFacts
 from immiscible.tasks.policy.networks import build as build_network
 from immiscible.tasks.policy.preview import plans_png
-from immiscible.tasks.policy.scaling import Scaling, features
 from immiscible.tasks.policy.windows import Windows, WindowSource
 from immiscible.training.task import Batch
 
-# What a run keeps of its demonstrations, to plan without them.
-FILE = "policy.safetensors"
 # Plans that are made at once, plans of a preview, and network calls per plan of a flow.
 AT_ONCE, PREVIEW, FLOW_STEPS = 4096, 32, 10
 Act = Callable[[Tensor, Sequence[torch.Generator | int]], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyFacts(Facts):
-    """What a policy has to know of its demonstrations.
-
-    Attributes:
-        scaling: The least and the largest of each number.
-        observed: An observation with its history, for previews, with shape (history, O).
-        done: What was done after it, with shape (T, A).
-    """
-
-    scaling: Scaling
-    observed: Tensor
-    done: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What it is made of, by its names."""
-        return {**self.scaling.tensors(), "observed": self.observed, "done": self.done}
 
 
 @dataclass(frozen=True)
@@ -101,20 +78,11 @@ class PolicyTask(PlainTask):
         Raises:
             InputError: If the run has lost it.
         """
-        path = config.out / FILE
-        try:
-            kept = load_file(path)
-            observed, done = kept.pop("observed"), kept.pop("done")
-            return PolicyFacts(shape, scaling=Scaling(**kept), observed=observed, done=done)
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} must hold how the run scales observations and actions, got none that can be read "
-                f"({type(error).__name__}): run its training command again."
-            ) from error
+        return PolicyFacts.read(config.out, shape)
 
     def keep(self, out: Path) -> None:
         """Writes that file."""
-        write_bytes(out / FILE, save(self.facts.tensors()))
+        self.facts.write(out)
 
     @classmethod
     def network_name(cls, config: PolicyConfig) -> str:
@@ -134,10 +102,9 @@ class PolicyTask(PlainTask):
     @classmethod
     def build(cls, config: PolicyConfig, facts: PolicyFacts) -> PolicyTask:
         """Builds the network, whose initial weights depend on the seed and the architecture only, and all else."""
-        observed = features(facts.observed, facts.scaling.angles).numel()
         with torch.random.fork_rng():
             seed_all(derive(config.seed, "weights"))
-            network = build_network(config, facts.shape, observed)
+            network = build_network(config, facts.shape, facts.features)
         schedule: Any = DDPMScheduler(
             num_train_timesteps=config.timesteps,
             beta_schedule="squaredcos_cap_v2",
