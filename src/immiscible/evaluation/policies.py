@@ -183,7 +183,7 @@ class PushTScorer(PolicyScorer):
         """The first few episodes."""
         from immiscible.environments.picture import picture_of
 
-        episodes = self.episodes(acting(run, sampler, noise_scale), SHOWN)
+        episodes = self.episodes(acting(run, sampler, noise_scale), min(SHOWN, self.samples))
         titles = [f"coverage {episode.largest_coverage:.3f}" for episode in episodes]
         return picture_of([(title, episode.states) for title, episode in zip(titles, episodes, strict=True)])
 
@@ -191,7 +191,7 @@ class PushTScorer(PolicyScorer):
         """Writes a video of the first few episodes, see :func:`immiscible.environments.video.write_video`."""
         from immiscible.environments.video import write_video
 
-        write_video(out, self.episodes(acting(run, sampler, noise_scale), SHOWN))
+        write_video(out, self.episodes(acting(run, sampler, noise_scale), min(SHOWN, self.samples)))
 
 
 @dataclass(frozen=True)
