@@ -38,6 +38,7 @@ def test_assignment_is_far_ahead_at_two_steps_and_behind_nowhere_by_much(name: s
     assert table["assigned"][2] < 1.5 * table["independent"][2]
 
 
+@pytest.mark.slow
 def test_the_one_line_does_what_the_assignment_by_hand_does() -> None:
     assert figures(ONE_LINE)["assigned"] == pytest.approx(figures(BY_HAND)["assigned"], abs=0.005)
 

@@ -39,6 +39,7 @@ def test_verdict_goes_by_neighbouring_calls(against: Any, own: float, met: str) 
     assert len(calls) == 2 * (against.PAIRS + 1)
 
 
+@pytest.mark.slow
 def test_this_checkout_answers_for_itself(against: Any) -> None:
     with against.ExitStack() as stack:
         checkout = against.Checkout(BENCHMARKS.parent, stack)

@@ -38,6 +38,7 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str,
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_policy_is_rolled_out_in_scenes_of_its_own_and_filmed(pusht: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, video = str(pusht / "run"), pusht / "out.gif"
     words = [run, "--episodes", "2", "--nfe", "1", "--video", str(video)]
@@ -76,6 +77,7 @@ def test_ways_round_are_counted_from_symmetric_starts(pusht: Path, capsys: pytes
     assert capsys.readouterr().out.count("from (") == 6
 
 
+@pytest.mark.slow
 def test_policies_are_compared_by_coverage(pusht: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "policy", "--data", str(pusht / "stay.npz"), *SMALL, "--steps", "2", "--seeds", "0"]
     words += ["--couplings", "independent,assignment", "--evaluations", "1", "--samples", "1", "--nfe", "1"]

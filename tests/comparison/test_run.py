@@ -114,6 +114,7 @@ def test_runs_and_comparisons_do_not_take_each_others_place(compared: Path, caps
     assert "with a comparison" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_comparison_goes_on_to_the_same_figures(compared: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [sys.executable, "-m", "immiscible.cli", *FLAGS, "--out", str(out)]

@@ -127,6 +127,7 @@ def test_card_tells_task_coupling_data_scores_and_a_command_that_works(ddim: Pat
     torch.testing.assert_close(ours.network.state_dict(), theirs.network.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_usage_in_the_card_runs_without_this_package(consistency: Path, ddim: Path, tmp_path: Path) -> None:
     assert main(["export", str(ddim), str(tmp_path / "out")]) == 0
     usage = (tmp_path / "out/README.md").read_text().split("```python\n")[1].split("\n```")[0]

@@ -312,6 +312,7 @@ def test_other_number_of_processes_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert "holds a run of 3 processes, got 1" in line
 
 
+@pytest.mark.slow
 def test_run_from_before_processes_were_counted_resumes_in_one(tmp_path: Path) -> None:
     whole, old = tmp_path / "whole", tmp_path / "old"
     assert main(flags(whole)) == 0

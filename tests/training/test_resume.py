@@ -79,8 +79,12 @@ def test_killed_run_ends_in_the_same_weights(undisturbed: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("task", "extra"),
     [
-        ("ddim", "--prediction v --min-snr 5 --cost-space pca:8 --coupling-start 12 --coupling-stop 47"),
-        ("flow", "--coupling cells:8:4@0.75 --flip"),
+        pytest.param(
+            "ddim",
+            "--prediction v --min-snr 5 --cost-space pca:8 --coupling-start 12 --coupling-stop 47",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("flow", "--coupling cells:8:4@0.75 --flip", marks=pytest.mark.slow),
         ("flow", "--coupling reservoir:40@0.75 --cost-space pca:8 --coupling-start 5"),
         pytest.param(
             "consistency", "--levels 4 --most-levels 32 --data-scale 1.5 --flip --shift 1", marks=pytest.mark.slow
@@ -108,7 +112,9 @@ def test_run_killed_twice_at_random_ends_in_the_same_weights(undisturbed: Path, 
     assert_same_end(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_signal_checkpoints_at_the_end_of_the_step(tmp_path: Path, number: int, status: int) -> None:
     run = tmp_path / "run"
     process = start(run, "--steps", "100000")

@@ -284,6 +284,7 @@ def kill_at_first_checkpoint(words: list[str], run: Path) -> None:
     assert not (run / "checkpoints/step-40").exists()
 
 
+@pytest.mark.slow
 def test_killed_run_on_a_stream_ends_in_the_same_weights(shards: Any, tmp_path: Path) -> None:
     spec = shards.write_shards(tmp_path / "data", 40, 70, 20)
     assert main(flags(spec, tmp_path / "whole")) == 0

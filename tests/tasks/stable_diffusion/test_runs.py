@@ -37,6 +37,7 @@ def run(configure: Configure) -> Path:
     return config.out
 
 
+@pytest.mark.slow
 def test_interrupted_run_on_a_stream_ends_in_the_same_weights(
     shards: Any, configure: Configure, tmp_path: Path
 ) -> None:
@@ -65,7 +66,7 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["scratch", "finetune", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("scratch", marks=pytest.mark.slow), "finetune", "lora"])
 def test_interrupted_run_ends_in_the_same_weights(configure: Configure, tmp_path: Path, mode: Any) -> None:
     config = configure(mode=mode, cache_latents=True, flip=True, noise_offset=0.1, gradient_checkpointing=True)
     train(config, verbose=False)
@@ -280,6 +281,7 @@ def test_training_command_writes_a_pipeline(configure: Configure, tiny: Path, tm
     assert main([*words, "--out", str(out), "--device", "cpu", "--no-tensorboard"]) == 0
 
 
+@pytest.mark.slow
 def test_tiny_pipeline_reports_its_reconstruction(tmp_path: Path, capsys: Any) -> None:
     words = ["make-tiny-sd", str(tmp_path / "sd"), "--data", "digits", "--image-size", "16", "--steps", "150"]
     assert main([*words, "--vae-width", "8", "--width", "8", "--json"]) == 0
