@@ -21,6 +21,9 @@ from torch.utils._pytree import tree_leaves
 # threshold follows the largest block freed so far, up to this size.
 LARGEST_KEPT_BLOCK = 31 * 2**20
 
+# Of all benchmarks of couplings.
+THREADS = 2
+
 
 @dataclass(frozen=True)
 class Timing:

@@ -38,7 +38,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME":
 def cases() -> dict[str, Callable[[], object]]:
     """What is timed, by names that say what and how much. Only what both checkouts have."""
     import torch
-    from couplings import images
+    from _images import images
 
     import immiscible
     from immiscible import KNN, LinearAssignment, Mixed
@@ -81,8 +81,7 @@ def cases() -> dict[str, Callable[[], object]]:
 def work() -> None:
     """Answers each line that names a case with the milliseconds of a call of it."""
     import torch
-    from _timing import settle_allocator
-    from couplings import THREADS
+    from _timing import THREADS, settle_allocator
 
     import immiscible
 
@@ -148,8 +147,7 @@ def main() -> int:
     if not (options.old / "src" / "immiscible").is_dir():
         parser.error(f"--old must be another checkout of this repository, got {options.old}.")
     from _figures import write_figures
-    from _timing import machine, threads
-    from couplings import THREADS
+    from _timing import THREADS, machine, threads
 
     with ExitStack() as stack, threads(THREADS):
         now, then = (Checkout(path, stack) for path in (HERE.parents[1], options.old))

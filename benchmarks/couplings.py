@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from _couplings_table import markdown
 from _figures import write_figures
-from _timing import machine, peak_bytes, side_by_side, threads
+from _images import images
+from _timing import THREADS, machine, peak_bytes, side_by_side, threads
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -31,9 +30,7 @@ from immiscible import KNN, LinearAssignment
 from immiscible.couplings.solvers import dense as solvers
 from immiscible.io.files import write_text
 
-THREADS = 2
 CSV = Path(__file__).with_name("couplings.csv")
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 SEARCH = "candidate search, broadcast, ranked in float16 as published"
 PRODUCT = "drawing and the bare float32 product"
 SCIPY = "broadcast distance in float16 and SciPy, as published"
@@ -150,19 +147,6 @@ def knn_memory(repeats: int) -> Iterator[Row]:
             peak = peak_bytes(lambda x=x, noise=noise, k=k: KNN(k)(x, noise))
             ratio = peak / (x.numel() * x.element_size())
             yield row("KNN, peak extra memory", f"{dims(shape)}, k = {k}", "one tensor of the size of x", ratio, "<= 3")
-
-
-def images(count: int) -> tuple[Tensor, str]:
-    """Image-like data with shape (count, 3, 32, 32) in [-1, 1], and what it is."""
-    if FASHION_MNIST.exists():
-        pixels = np.frombuffer(gzip.decompress(FASHION_MNIST.read_bytes()), np.uint8, offset=16).copy()
-        small = torch.from_numpy(pixels).view(-1, 1, 28, 28)[:count].float() / 127.5 - 1
-        name = "Fashion-MNIST at 3x32x32"
-    else:
-        small = torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(0)).tanh()
-        name = "smooth synthetic images at 3x32x32"
-    large = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
-    return large.expand(-1, 3, -1, -1).contiguous(), name
 
 
 def assign(x: Tensor, block: int | None = None) -> Tensor:

@@ -31,9 +31,10 @@ from pathlib import Path
 
 import torch
 from _figures import write_figures
+from _images import images
 from _solvers_page import write_pages
-from _timing import machine, side_by_side, threads
-from couplings import THREADS, candidate_search, distance, images
+from _timing import THREADS, machine, side_by_side, threads
+from couplings import candidate_search, distance
 from torch import Tensor
 
 from immiscible import KNN, LinearAssignment

@@ -86,9 +86,9 @@ def test_a_missing_reference_is_named_and_skipped(load, monkeypatch):
 
 
 def test_synthetic_images_take_the_place_of_missing_ones_and_are_named(load, monkeypatch, tmp_path):
-    couplings = load("couplings")
-    monkeypatch.setattr(couplings, "FASHION_MNIST", tmp_path / "missing.gz")
-    x, name = couplings.images(7)
+    pictures = load("_images")
+    monkeypatch.setattr(pictures, "FASHION_MNIST", tmp_path / "missing.gz")
+    x, name = pictures.images(7)
     assert x.shape == (7, 3, 32, 32)
     assert -1 <= x.min() < x.max() <= 1
     assert name.startswith("smooth synthetic")
