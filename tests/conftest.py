@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -135,3 +136,43 @@ def parquet(folder: Path, *counts: int, feature: Any = None) -> str:
         table.to_parquet(str(folder / f"train-{index:05d}-of-{len(counts):05d}.parquet"), batch_size=3)
         first += count
     return f"stream:hf:{folder}"
+
+
+# Chromium without what it would do on its own.
+BROWSER = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def unavailable() -> Callable[[str], NoReturn]:
+    """A machine without a browser may leave its tests out, continuous integration may not."""
+
+    def leave_out(reason: str) -> NoReturn:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}, and continuous integration must run the browser tests")
+        pytest.skip(reason)
+
+    return leave_out
+
+
+@pytest.fixture(scope="module")
+def browser(unavailable: Callable[[str], NoReturn]) -> Iterator[Any]:
+    """A real browser, in which pages are opened as a reader opens them."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        unavailable("chromium is not installed")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        unavailable("the package playwright is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=BROWSER)
+        yield browser
+        browser.close()

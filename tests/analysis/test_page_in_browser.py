@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from immiscible.analysis.study import MEASUREMENTS
 from immiscible.cli import main
 
 pytestmark = pytest.mark.slow
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 COUPLINGS = "independent,knn:8,knn:8:dot,assignment,assignment@0.5"
 
 
@@ -23,18 +20,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = "analyze data --data digits --samples 300 --points 16 --batch-size 64 --device cpu".split()
     assert main([*words, "--couplings", COUPLINGS, "--out", str(out)]) == 0
     return out / "analysis.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

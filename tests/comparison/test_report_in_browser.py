@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,38 +9,6 @@ from typing import Any, NoReturn
 import pytest
 
 from immiscible.comparison.report import write_report
-
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def unavailable(reason: str) -> NoReturn:
-    """A machine without a browser may leave these tests out, continuous integration may not."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}, and continuous integration must run the browser tests")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        unavailable("chromium is not installed")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        unavailable("the package playwright is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +43,9 @@ def opened(browser: Any, report: Path) -> Iterator[Callable[..., Any]]:
     assert troubles == [report.as_uri()] * len(pages)
 
 
-def test_without_a_browser_continuous_integration_fails_and_others_skip(monkeypatch) -> None:
+def test_without_a_browser_continuous_integration_fails_and_others_skip(
+    unavailable: Callable[[str], NoReturn], monkeypatch
+) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="must run the browser tests"):
         unavailable("no browser")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from immiscible.cli import main
 
 pytestmark = pytest.mark.slow
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 TRAIN = "--data digits --steps 4 --batch-size 16 --checkpoint-every 2 --device cpu --no-tensorboard --width 16".split()
 SMALL = "--num 24 --starts 4 --features pixels --device cpu".split()
 
@@ -25,18 +22,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["train", task, *TRAIN, "--network", "mlp", "--out", run]) == 0
     assert main(["analyze", "run", *runs, *SMALL, "--out", str(place / "out")]) == 0
     return place / "out/analysis.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("chromium is not installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

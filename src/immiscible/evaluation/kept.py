@@ -50,9 +50,8 @@ def answer(
     Returns:
         The fields of the question and of its answer.
     """
-    rows, whole = _rows(run.path / FILE, metrics)
     wanted = asdict(question)
-    for row in rows:
+    for row in read_rows(run.path, metrics):
         if wanted.items() <= (AT_DEFAULT | row).items():
             return row
     found = {**wanted, **measure()}

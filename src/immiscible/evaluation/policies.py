@@ -7,6 +7,7 @@ for all policies, with the same noise. So runs are compared scene by scene.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from immiscible.config.metric import Metric
-from immiscible.data.demonstrations.fork import matches as is_fork
+from immiscible.data.demonstrations.fork import NAME as FORK_NAME
 from immiscible.environments.fork import score_on_fork
 from immiscible.environments.protocol import modes_of
 from immiscible.environments.rollouts import Act, Episode, roll_out, summarize
@@ -68,7 +69,7 @@ FORK = (
 
 
 @dataclass(frozen=True)
-class PolicyScorer:
+class PolicyScorer(ABC):
     """What scores policies of one kind of data, see :class:`~immiscible.evaluation.scorer.RunScorer`.
 
     Attributes:
@@ -87,7 +88,7 @@ class PolicyScorer:
         """
         samples = asked.samples or EPISODES
         demonstrations = data.demonstrations
-        if is_fork(asked.data or demonstrations.name) or demonstrations.name == "the fork":
+        if demonstrations.name == FORK_NAME:
             return ForkScorer(samples)
         numbers = demonstrations.observations.shape[1], demonstrations.actions.shape[1]
         if numbers != OF_PUSHT:
@@ -118,13 +119,13 @@ class PolicyScorer:
         return "roll-outs"
 
     @property
+    @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """What is measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, act: Act, sampler: Sampler) -> dict[str, Any]:
         """The network calls of a plan, and what is measured of the policy."""
-        raise NotImplementedError
 
 
 def acting(run: Run, sampler: Sampler, noise_scale: float = 1.0) -> Act:

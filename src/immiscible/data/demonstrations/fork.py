@@ -24,6 +24,8 @@ from immiscible.data.demonstrations.episodes import Demonstrations
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 
+# What messages and reports call it.
+NAME = "the fork"
 # Fewer of them are learnt by heart before the law is.
 EPISODES, STEPS = 20_000, 16
 # How far a path goes to the side, and the standard deviation of each of its numbers.
@@ -65,9 +67,7 @@ def demonstrate(seed: int = 0, episodes: int = EPISODES) -> Demonstrations:
     observations = first.repeat_interleave(STEPS, 0)
     observations[:, 2] = (torch.arange(STEPS) / (STEPS - 1)).repeat(episodes)
     actions = paths + NOISE * torch.randn(paths.shape, generator=draws)
-    return Demonstrations(
-        "the fork", observations, actions.reshape(-1, 2), STEPS * torch.arange(1, episodes + 1), rate=10.0
-    )
+    return Demonstrations(NAME, observations, actions.reshape(-1, 2), STEPS * torch.arange(1, episodes + 1), rate=10.0)
 
 
 def observe(count: int, seed: int) -> Tensor:
