@@ -9,7 +9,7 @@ from typing import Any
 from immiscible.analysis.showing import Results, Shown
 from immiscible.analysis.study import LEFT_OUT, MEASUREMENTS
 from immiscible.io.files import write_bytes, write_json, write_text
-from immiscible.pages.parts import Cell, Name, Table
+from immiscible.pages.parts import settings_table
 from immiscible.pages.rendering import render
 from immiscible.pages.words import count, joined
 
@@ -28,14 +28,25 @@ def write_analysis(analysis: Mapping[str, Any], directory: Path) -> Path:
     """
     sections = _sections(analysis["measurements"])
     for name, (_, shown, _) in zip(analysis["measurements"], sections, strict=True):
-        for place, picture in enumerate(shown.pictures if shown else (), 1):
-            stem = f"{name}-{place}" if place > 1 else name
-            write_bytes(directory / "plots" / f"{stem}.png", picture.png)
-            write_bytes(directory / "plots" / f"{stem}-dark.png", picture.dark)
+        write_pictures(name, shown, directory)
     path = directory / "analysis.html"
     write_text(path, _page(analysis, sections))
     write_json(directory / "analysis.json", {"format": FORMAT, **analysis})
     return path
+
+
+def write_pictures(name: str, shown: Shown | None, directory: Path) -> None:
+    """Writes the pictures of a section, light and dark, each as a file of its own.
+
+    Arguments:
+        name: What the section measures.
+        shown: What it shows, if anything.
+        directory: The directory of the page.
+    """
+    for place, picture in enumerate(shown.pictures if shown else (), 1):
+        stem = f"{name}-{place}" if place > 1 else name
+        write_bytes(directory / "plots" / f"{stem}.png", picture.png)
+        write_bytes(directory / "plots" / f"{stem}-dark.png", picture.dark)
 
 
 def _page(analysis: Mapping[str, Any], sections: list[Any]) -> str:
@@ -50,12 +61,7 @@ def _page(analysis: Mapping[str, Any], sections: list[Any]) -> str:
         statement=f"{data['total']:,} data of shape {shape}{part}; {count(len(names), 'coupling')}: {joined(names)}.",
         sections=sections,
         command=analysis["command"],
-        settings=Table(
-            "Settings",
-            " and machine",
-            ["setting", "value"],
-            [(Name(key.replace("_", " ")), [Cell(str(value))]) for key, value in settings.items()],
-        ),
+        settings=settings_table(settings),
     )
 
 

@@ -6,12 +6,11 @@ A reader is a module of :mod:`immiscible.data.readers` with what :class:`Reader`
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Collection
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from immiscible.config.groups import ReadOptions
+from immiscible.data.finding import find_reader
 from immiscible.data.images import Images
 from immiscible.data.options import check_taken
 from immiscible.data.resize import resized
@@ -88,20 +87,9 @@ def read(spec: str, options: ReadOptions) -> Images:
     if size is not None and size < 1:
         raise InputError(f"`image_size` must be at least 1, got {size}.")
     try:
-        reader = _reader_of(spec)
+        reader: Reader = find_reader(spec, "immiscible.data.readers", READERS, f"data must be {ALLOWED}")
         check_taken(spec, options, reader.TAKES)
         images = reader.read(spec, options)
     except OSError as error:
         raise InputError(f"`{spec}` must be readable, got: {error}.") from error
     return images if size is None else resized(images, size)
-
-
-def _reader_of(spec: str) -> Reader:
-    for name in READERS if spec else ():
-        reader = cast(Reader, importlib.import_module(f"immiscible.data.readers.{name}"))
-        if reader.matches(spec):
-            return reader
-    problem = (
-        "which is none of these" if spec and os.path.exists(os.path.expanduser(spec)) else "but there is no such path"
-    )
-    raise InputError(f"data must be {ALLOWED}, got `{spec}`, {problem}.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible.analysis.page import FORMAT
+from immiscible.analysis.page import FORMAT, write_pictures
 from immiscible.analysis.showing import Shown
 from immiscible.inspection.showing import (
     name_of,
@@ -18,7 +18,7 @@ from immiscible.inspection.showing import (
 )
 from immiscible.inspection.steps import Strip
 from immiscible.io.files import write_bytes, write_json, write_text
-from immiscible.pages.parts import Cell, Name, Table
+from immiscible.pages.parts import Cell, Table, settings_table
 from immiscible.pages.rendering import render
 from immiscible.pages.words import count, joined
 
@@ -45,10 +45,7 @@ def write_inspection(inspection: Mapping[str, Any], strips: Mapping[str, Strip],
     """
     sections = _sections(inspection["runs"], strips)
     for name, (_, shown, _) in sections.items():
-        for place, picture in enumerate(shown.pictures if shown else (), 1):
-            stem = f"{name}-{place}" if place > 1 else name
-            write_bytes(directory / "plots" / f"{stem}.png", picture.png)
-            write_bytes(directory / "plots" / f"{stem}-dark.png", picture.dark)
+        write_pictures(name, shown, directory)
         for place, (_, picture) in enumerate(shown.strips if shown else (), 1):
             write_bytes(directory / "plots" / f"strip-{place}.png", picture.png)
     path = directory / "analysis.html"
@@ -88,12 +85,7 @@ def _page(inspection: Mapping[str, Any], sections: Sequence[Any]) -> str:
         f"{held_out}. Features: {inspection['features']}.",
         sections=[("Runs", Shown("", tables=[_runs_table(runs)]), {}), *sections],
         command=inspection["command"],
-        settings=Table(
-            "Settings",
-            " and machine",
-            ["setting", "value"],
-            [(Name(key.replace("_", " ")), [Cell(str(value))]) for key, value in settings.items()],
-        ),
+        settings=settings_table(settings),
     )
 
 

@@ -60,6 +60,12 @@ class Table:
     rows: Sequence[tuple[Name, Sequence[Cell]]]
 
 
+def settings_table(settings: Mapping[str, object]) -> Table:
+    """The settings and the machine of a page, one a row."""
+    rows = [(Name(key.replace("_", " ")), [Cell(str(value))]) for key, value in settings.items()]
+    return Table("Settings", " and machine", ["setting", "value"], rows)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A PNG picture within a page.

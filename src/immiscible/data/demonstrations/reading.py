@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-from typing import Protocol, cast
+from typing import Protocol
 
 from immiscible.data.demonstrations.episodes import Demonstrations
+from immiscible.data.finding import find_reader
 from immiscible.errors import InputError
 
 # In the order in which they are asked. Each is imported when it is its turn.
@@ -43,17 +42,9 @@ def read_demonstrations(spec: str) -> Demonstrations:
         InputError: If there is no such source, or it is damaged, or holds something else.
     """
     try:
-        return _reader_of(spec).read(spec)
+        reader: Reader = find_reader(
+            spec, "immiscible.data.demonstrations", READERS, f"demonstrations must be {ALLOWED}"
+        )
+        return reader.read(spec)
     except OSError as error:
         raise InputError(f"`{spec}` must be readable, got: {error}.") from error
-
-
-def _reader_of(spec: str) -> Reader:
-    for name in READERS if spec else ():
-        reader = cast(Reader, importlib.import_module(f"immiscible.data.demonstrations.{name}"))
-        if reader.matches(spec):
-            return reader
-    problem = (
-        "which is none of these" if spec and os.path.exists(os.path.expanduser(spec)) else "but there is no such path"
-    )
-    raise InputError(f"demonstrations must be {ALLOWED}, got `{spec}`, {problem}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import PolicyConfig
 from immiscible.data.demonstrations import read_demonstrations
+from immiscible.environments.rollouts import Act
 from immiscible.errors import InputError
 from immiscible.io.files import write_bytes
 from immiscible.processes import diffusion, flow, weighted_mse
@@ -28,7 +29,6 @@ from immiscible.training.task import Batch
 
 # Plans that are made at once, plans of a preview, and network calls per plan of a flow.
 AT_ONCE, PREVIEW, FLOW_STEPS = 4096, 32, 10
-Act = Callable[[Tensor, Sequence[torch.Generator | int]], Tensor]
 
 
 @dataclass(frozen=True)
