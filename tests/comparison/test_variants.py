@@ -27,6 +27,13 @@ def test_settings_take_the_types_of_their_fields() -> None:
     assert variant.name == "assignment@0.5[cost-space=pca:8,coupling-start=7,data-scale=2.0,conditional=True]"
 
 
+def test_a_share_stands_in_the_name_and_trains_from_its_step() -> None:
+    share, step = parse_variants("assignment[coupling-start=25%],assignment[coupling-start=25]", FlowConfig)
+    assert share.name == "assignment[coupling-start=25%]"
+    assert share.slug != step.slug
+    assert run_config(comparison_of("flow")(steps=400), share, 0).coupling_start == 100
+
+
 def test_each_task_has_its_own_settings() -> None:
     assert parse_variants("knn:4[min-snr=5]", DDIMConfig)[0].settings == {"min_snr": 5.0}
     assert parse_variants("knn:4[sigma-max=40]", ConsistencyConfig)[0].settings == {"sigma_max": 40.0}

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from immiscible.cli.arguments import train_flags
+from immiscible.cli.parsing import parse
 from immiscible.config.groups import as_json, differing_keys
 from immiscible.config.recipes import FlowConfig
 from immiscible.config.systems import SYSTEMS, config_of
@@ -86,6 +88,37 @@ def test_only_what_changes_the_result_counts_as_another_configuration() -> None:
     other = dataclasses.replace(config, seed=1, clip=2.0)
     assert differing_keys(as_json(same), as_json(config)) == []
     assert differing_keys(as_json(other), as_json(config)) == ["clip", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("share", "step"), [("25%", 500), ("0%", 0), ("100%", 2000), ("12.5%", 250), ("7%", 140), ("0.01%", 1)]
+)
+def test_a_share_of_the_steps_is_held_as_the_step(share: str, step: int) -> None:
+    config = FlowConfig(out=Path("run"), coupling_start=share)  # pyright: ignore[reportArgumentType]
+    assert as_json(config)["coupling_start"] == step
+    assert dataclasses.replace(config, steps=4000).coupling_start == step
+
+
+def test_a_share_is_one_of_all_steps_and_comes_before_what_follows_it() -> None:
+    made = parse(train_flags("flow"), "train", "", ["--out", "run", "--coupling-stop", "50%", "--steps", "40"])
+    assert made.coupling_stop == 20
+    for shares in (("101%", "0"), ("-1%", "0"), ("1e1%", "0"), ("%", "0"), ("50%", "25%"), ("50%", "50%")):
+        words = ["--out", "run", "--coupling-start", shares[0], "--coupling-stop", shares[1]]
+        with pytest.raises(InputError, match=r"--coupling-st(art|op) must be"):
+            parse(train_flags("flow"), "train", "", words)
+    with pytest.raises(InputError, match="got 'soon': a share of --steps is written as 25%"):
+        parse(train_flags("flow"), "train", "", ["--out", "run", "--coupling-start", "soon"])
+
+
+def test_a_run_with_a_share_is_extended_by_the_step_it_stands_for(tmp_path: Path) -> None:
+    config = FlowConfig(out=tmp_path, steps=20, coupling_start="25%")  # pyright: ignore[reportArgumentType]
+    open_run(config, {})
+    (tmp_path / "checkpoints/step-20").mkdir(parents=True)
+    longer = FlowConfig(out=tmp_path, steps=40, coupling_start="25%", extend=True)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"coupling_start was 5, is 10.*keep --coupling-start 5 and add --extend"):
+        open_run(longer, {})
+    open_run(dataclasses.replace(config, steps=40, extend=True), {})
+    assert read_config(tmp_path)["steps"] == 40
 
 
 def test_run_directory_is_not_taken_from_others(tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def _to_watch(advice: Advice, facts: Facts, data: Measured) -> list[str]:
         return ["to make sure: compare with assignment@0.5 on a short run, at all of your numbers of calls"]
     said.append(f"compare with independent noise at {', '.join(map(str, facts.wish.nfe))} calls, with the same seeds")
     if "assignment" in advice.coupling:
-        said.append("--coupling-start at a quarter of the steps was better at every number of calls on digits")
+        said.append("--coupling-start 25% was better at every number of calls on digits")
         said.append("precision beside FID: on digits it was lower at 10 and 50 calls with every coupling")
     if advice.coupling.startswith("knn"):
         said.append("the drift that train prints: the noise is not N(0, I) any more, and sampling starts from N(0, I)")

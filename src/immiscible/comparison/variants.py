@@ -49,7 +49,7 @@ class Variant:
     @property
     def slug(self) -> str:
         """The name of its runs; contenders that are only sampled differently share them."""
-        named = (self.coupling + _bracket(self.settings)).replace("@", "-at-")
+        named = (self.coupling + _bracket(self.settings)).replace("@", "-at-").replace("%", "-percent")
         return re.sub(r"[^\w.]+", "-", named).strip("-")
 
 

@@ -17,11 +17,13 @@ from immiscible.config.values import (
     Operational,
     Range,
     ReadBy,
+    ShareOf,
     Text,
     There,
     check,
     flag_of,
     kinds,
+    settle_shares,
 )
 from immiscible.errors import InputError
 
@@ -31,6 +33,8 @@ Steps = Annotated[int, Range(1, 10**9, "even at 100 steps a second that takes fo
 StepsOrNone = Annotated[int, Range(0, 10**9, "no training has as many steps")]
 Images = Annotated[int, Range(1, 2**20, "all of them are in memory at once")]
 ImagesOrNone = Annotated[int, Range(0, 10**7, "drawing them takes weeks")]
+# Also as a share of the steps, such as 25%, which the configuration settles: what it holds is the number.
+StepOrShare = Annotated[int, Range(0, 10**9, "no training has as many steps"), ShareOf("steps")]
 Pixels = Annotated[int | None, Range(1, 2**14, "an image of that size does not fit in memory")]
 Share = Annotated[float, Range(0, 1)]
 Factor = Annotated[float, Range(1e-4, 1e4)]
@@ -48,6 +52,7 @@ class Fields:
     """A group of fields. All hold what they are annotated with; a group may check what its fields are together."""
 
     def __post_init__(self) -> None:
+        settle_shares(self)
         check(self)
 
 
@@ -116,10 +121,10 @@ class PairingFields(Fields):
     over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""
     background: Annotated[bool, OPERATIONAL] = True
     """Let an assignment solve the next pool in a thread while the network trains. It changes the time alone."""
-    coupling_start: StepsOrNone = 0
-    """Step from which on the noise is coupled."""
-    coupling_stop: StepsOrNone = 0
-    """Step from which on the noise is independent again; 0 for never."""
+    coupling_start: StepOrShare = 0
+    """Step from which on the noise is coupled, also as a share of --steps, such as 25%."""
+    coupling_stop: StepOrShare = 0
+    """Step from which on the noise is independent again, also as a share of --steps; 0 for never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

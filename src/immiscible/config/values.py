@@ -21,6 +21,7 @@ import typing
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -99,6 +100,17 @@ class ReadBy:
         except ValueError as error:
             return str(error)
         return ""
+
+
+@dataclass(frozen=True)
+class ShareOf:
+    """A whole number that may be given as a share of another field, such as ``25%``: the field then holds the number.
+
+    Attributes:
+        field: The other field.
+    """
+
+    field: str
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,11 @@ class Kind:
         return next((mark for mark in self.marks if isinstance(mark, Needs)), None)
 
     @property
+    def share_of(self) -> ShareOf | None:
+        """The field that it may be given as a share of."""
+        return next((mark for mark in self.marks if isinstance(mark, ShareOf)), None)
+
+    @property
     def required(self) -> bool:
         """Whether it has no default."""
         return self.default is dataclasses.MISSING
@@ -191,15 +208,19 @@ class Kind:
         return any(isinstance(mark, Operational) for mark in self.marks)
 
     def read(self, text: str) -> Any:
-        """A value from its spelling.
+        """A value from its spelling. A share stays one, until the field that it is a share of is known.
 
         Raises:
             ValueError: What must hold, and what was given.
         """
         if self.optional and text == "None":
             return None
+        if self.share_of and text.endswith("%"):
+            _share(text)
+            return text
         if self.type in (int, float):
-            value = _parsed(self.type, text)
+            hint = f": a share of {flag_of(self.share_of.field)} is written as 25%" if self.share_of else ""
+            value = _parsed(self.type, text, hint)
         elif self.type is Path:
             if not text:
                 raise ValueError("must be a path, got nothing")
@@ -283,6 +304,26 @@ def kind_of(name: str, hint: Any) -> Kind:
     return Kind(name, hint, (), optional, marks)
 
 
+def settle_shares(instance: Any) -> None:
+    """Puts the numbers that they stand for in the place of the shares that a dataclass was made with.
+
+    It is the first number that is not below the share, so a share above 0 is never 0.
+
+    Raises:
+        InputError: That names the field as a flag.
+    """
+    for name, kind in kinds(type(instance)).items():
+        given = getattr(instance, name)
+        if kind.share_of is None or not isinstance(given, str) or not given.endswith("%"):
+            continue
+        whole = getattr(instance, kind.share_of.field)
+        if isinstance(whole, int):
+            try:
+                object.__setattr__(instance, name, math.ceil(_share(given) * whole))
+            except ValueError as error:
+                raise InputError(f"{flag_of(name)} {error}.") from None
+
+
 def check(instance: Any) -> None:
     """Checks that each field of a dataclass holds what it is annotated with.
 
@@ -330,11 +371,20 @@ def told(value: object) -> str:
     return shown(repr(value), SHOWN)
 
 
-def _parsed(kind: type, text: str) -> float:
+def _parsed(kind: type, text: str, hint: str) -> float:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"must be {NAMES[kind]}, got {quoted(text)}") from None
+        raise ValueError(f"must be {NAMES[kind]}, got {quoted(text)}{hint}") from None
+
+
+def _share(text: str) -> Fraction:
+    """A share as it is written, exactly: 7% of 100 is 7, and no float above it."""
+    number = text.removesuffix("%")
+    share = Fraction(number) / 100 if re.fullmatch(r"\d{1,3}(\.\d{1,9})?", number, re.ASCII) else None
+    if share is None or share > 1:
+        raise ValueError(f"must be from 0% to 100%, got {quoted(text)}")
+    return share
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from immiscible import __version__
 from immiscible.config.groups import RunConfig, as_json, differing_keys
 from immiscible.config.systems import config_of, is_system, system
-from immiscible.config.values import Kind, kinds
+from immiscible.config.values import Kind, flag_of, kinds
 from immiscible.errors import InputError, one_line
 from immiscible.io.files import write_json, write_text
 from immiscible.io.outputs import check_output, folder_of
@@ -119,10 +119,20 @@ def check_run(config: RunConfig, facts: dict[str, Any]) -> dict[str, Any] | None
         return {**saved, "steps": config.steps}
     if differing:
         changes = ", ".join(f"{key} was {saved.get(key)!r}, is {values.get(key)!r}" for key in differing)
-        extendable = longer and config.lr_schedule == "constant"
-        hint = "add --extend to train longer" if extendable else "give another --out"
+        hint = _hint(config, saved, differing)
         raise InputError(f"{config.out} holds a run with another configuration: {changes}: {hint}.")
     return saved if moved else None
+
+
+def _hint(config: RunConfig, saved: dict[str, Any], differing: list[str]) -> str:
+    """What to do about a run whose configuration differs in some keys."""
+    known = kinds(type(config))
+    shares = [key for key in differing if known[key].share_of] if set(differing) <= known.keys() else []
+    longer = differing == [*shares, "steps"] and config.steps > saved["steps"]
+    if not longer or config.lr_schedule != "constant":
+        return "give another --out"
+    kept = " ".join(f"{flag_of(key)} {saved[key]}" for key in shares)
+    return f"to train longer, keep {kept} and add --extend" if shares else "add --extend to train longer"
 
 
 def _moved(values: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
