@@ -29,6 +29,7 @@ from torch import Tensor
 
 from immiscible import seeds
 from immiscible.couplings.axes import principal_axes
+from immiscible.couplings.classes import NO_CLASS, kinds_of
 from immiscible.couplings.laguerre import ascend, centres_of, chi_square, largest_of, nearest_of
 from immiscible.couplings.protocol import (
     check_finite,
@@ -52,8 +53,6 @@ FOR_AXES, AT_MOST = 2048, 2**18
 TRIES, SCORES = 4, 2**22
 # Into a cell of the mass of one datum in millions some of these fall.
 MOST_DRAWN = 2**28
-# The class of data without labels.
-NO_CLASS = -(2**63)
 
 Loader = Iterable[Any]
 Read = tuple[Tensor, Tensor | None]
@@ -134,26 +133,8 @@ class FittedCells:
                 )
 
     def kinds(self, count: int, labels: Tensor | None) -> Tensor:
-        """The number of the class of each datum, with shape (B,).
-
-        Raises:
-            InputError: If there are labels where the cells know no classes, or none where they do, or others.
-        """
-        classes = self.classes
-        known = classes[0].item() != NO_CLASS or len(classes) > 1
-        if known != (labels is not None):
-            how = "with" if known else "without"
-            raise InputError(
-                f"cells that were fitted {how} labels must be called {how} them: else the noise of a class is not "
-                "normal; fit them as they are called."
-            )
-        if labels is None:
-            return torch.zeros(count, dtype=torch.int64, device=classes.device)
-        kinds = torch.searchsorted(classes, labels.long()).clamp_max(len(classes) - 1)
-        if not classes[kinds].equal(labels.long()):
-            other = labels[classes[kinds] != labels][0].item()
-            raise InputError(f"labels must be among the {len(classes)} that the cells were fitted with, got {other}.")
-        return kinds
+        """The number of the class of each datum, see :func:`~immiscible.couplings.classes.kinds_of`."""
+        return kinds_of(self.classes, count, labels, "cells")
 
     def _along(self, values: Tensor) -> Tensor:
         """Data or noise along the components, with shape (B, r)."""
