@@ -270,6 +270,9 @@ class Export(Printed):
     """A new directory for the pipeline."""
     step: AtStep = None
     """Use the checkpoint of this step instead of the newest."""
+    weights_only: bool = False
+    """Write the averaged weights alone, in float16, as a run directory that sample, evaluate and analyze open: smaller
+    than a run, and for systems without a pipeline too."""
     sampler: Annotated[PipelineMethod, Doc(f"The pipeline's sampling method: {PIPELINES}.")] = "auto"
     push_to_hub: str = ""
     """Also upload it to this repository of the Hugging Face hub, such as name/model; needs a login."""

@@ -57,7 +57,8 @@ def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]],
         known = [row.name for row in SYSTEMS.values() if row.pipelines]
         raise InputError(
             f"export needs a run of {' or '.join(known)}, got {run.config.task}: diffusers has no unconditional "
-            f"pipeline for {system(run.config.task).runs}; use `immiscible sample`."
+            f"pipeline for {system(run.config.task).runs}; use `immiscible sample`, or "
+            "--weights-only for a small run directory."
         )
     method = methods[0] if sampler == "auto" else sampler
     if method not in methods:

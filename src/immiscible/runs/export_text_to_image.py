@@ -9,7 +9,7 @@ from typing import Any
 
 from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.io.files import write_folder
-from immiscible.runs.model_card import Exported, code, model_card
+from immiscible.runs.model_card import Exported, code, model_card, without_places
 from immiscible.runs.open import Run
 from immiscible.tasks.stable_diffusion.pipelines import save_pipeline
 from immiscible.tasks.stable_diffusion.quiet import quiet
@@ -84,7 +84,7 @@ def _sort_header(path: Path) -> None:
 
 def _exported(run: Run) -> Exported:
     """What the card says of a pipeline or of LoRA weights."""
-    config: Any = run.config
+    config: Any = without_places(run.config)
     subject = f"{MODES[config.mode]} {code(config.model)} on images of {run.shape[1]} x {run.shape[2]}"
     tags = ["text-to-image", "stable-diffusion", "immiscible-diffusion", *(["lora"] if config.mode == "lora" else [])]
     details = [

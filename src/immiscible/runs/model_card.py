@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from immiscible import __version__
 from immiscible.config.command import command_line
-from immiscible.config.metric import IMAGE_METRICS
+from immiscible.config.groups import RunConfig
+from immiscible.config.metric import IMAGE_METRICS, Metric
 from immiscible.config.systems import system
+from immiscible.config.values import kinds
 from immiscible.couplings import describe
 from immiscible.errors import shown
 from immiscible.runs.open import Run
@@ -28,28 +32,38 @@ class Exported:
     Attributes:
         subject: What was trained, as at the beginning of a sentence.
         tags: The hub's tags for it, the first of which names what it does.
-        usage: The lines of Python that load it and draw samples.
+        usage: The lines that load it and draw samples.
         details: More to say of its training, a line each.
+        language: What these lines are written in.
+        library: The library that loads it.
     """
 
     subject: str
     tags: Sequence[str]
     usage: Sequence[str]
     details: Sequence[str] = ()
+    language: str = "python"
+    library: str = "diffusers"
 
 
-def model_card(run: Run, exported: Exported, scores: Sequence[dict[str, Any]] = ()) -> str:
+def model_card(
+    run: Run,
+    exported: Exported,
+    scores: Sequence[dict[str, Any]] = (),
+    metrics: Sequence[Metric] = IMAGE_METRICS,
+) -> str:
     """The card in Markdown, with the header that the Hugging Face hub reads.
 
     Arguments:
         run: The run.
         exported: What was written of it.
         scores: Rows of its ``evaluation.json``, of which those of its step are shown.
+        metrics: What these consist of.
     """
-    config, row = run.config, system(run.config.task)
+    config, row = without_places(run.config), system(run.config.task)
     coupling = describe(config.coupling)
     paper = f" ([{row.paper.title}](https://arxiv.org/abs/{row.paper.arxiv}))" if row.paper else ""
-    header = ModelCardData(library_name="diffusers", pipeline_tag=exported.tags[0], tags=list(exported.tags))
+    header = ModelCardData(library_name=exported.library, pipeline_tag=exported.tags[0], tags=list(exported.tags))
     training = [
         f"Task: {row.title}{paper}",
         f"Data: {code(config.data)}",
@@ -63,15 +77,26 @@ def model_card(run: Run, exported: Exported, scores: Sequence[dict[str, Any]] = 
         f"# {row.title[:1].upper()}{row.title[1:]} on {plain(config.data)}",
         f"{exported.subject}, trained for {run.step:,} steps with immiscible {__version__}.",
         "## Use",
-        _fenced("python", "\n".join(exported.usage)),
+        _fenced(exported.language, "\n".join(exported.usage)),
         "## Training",
         "\n".join(f"- {line}" for line in training),
         "The command:",
-        _fenced("sh", command(run)),
+        _fenced("sh", command(config)),
         "## Scores",
-        score_table([row for row in scores if row["step"] == run.step]),
+        score_table([row for row in scores if row["step"] == run.step], metrics),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def without_places(config: RunConfig) -> RunConfig:
+    """A configuration whose absolute paths are names: they say nothing elsewhere, and more than they should."""
+    values = {name: getattr(config, name) for name in kinds(type(config)) if name != "out"}
+    names = {key: Path(value).name for key, value in values.items() if isinstance(value, str) and _is_absolute(value)}
+    return dataclasses.replace(config, **names)
+
+
+def _is_absolute(text: str) -> bool:
+    return Path(text).is_absolute() or PureWindowsPath(text).is_absolute() or text.startswith("~")
 
 
 def _fenced(language: str, text: str) -> str:
@@ -95,23 +120,28 @@ def code(text: str) -> str:
     return f"{fence} {flat} {fence}" if "`" in flat else f"`{flat}`"
 
 
-def command(run: Run) -> str:
+def command(config: RunConfig) -> str:
     """The command that trains a run again, safe within a block of code."""
     line = command_line(
-        ["immiscible", "train", run.config.task], run.config, always=("data", "coupling", "steps", "seed"), never=UNSAID
+        ["immiscible", "train", config.task], config, always=("data", "coupling", "steps", "seed"), never=UNSAID
     )
     # A fence in a file name would end the block.
     return shown(line, len(line) * 10).replace("```", "'''") + " --out RUN"
 
 
-def score_table(scores: Sequence[dict[str, Any]]) -> str:
-    """The scores of a run as a table in Markdown, with the features that they were computed in."""
+def score_table(scores: Sequence[dict[str, Any]], metrics: Sequence[Metric] = IMAGE_METRICS) -> str:
+    """The scores of a run as a table in Markdown, with the features that they were computed in, if in any.
+
+    Arguments:
+        scores: Rows of its ``evaluation.json``.
+        metrics: What they consist of.
+    """
     if not scores:
         return "None were measured: `immiscible evaluate RUN` before the export puts them here."
     features = scores[-1]["features"]
-    heads = ["sampler", "network calls", *(metric.word for metric in IMAGE_METRICS), "samples"]
+    heads = ["sampler", "network calls", *(metric.word for metric in metrics), "samples"]
     rows = [
-        [row["sampler"], row["calls"], *(format(row[m.name], m.format) for m in IMAGE_METRICS), f"{row['samples']:,}"]
+        [row["sampler"], row["calls"], *(format(row[m.name], m.format) for m in metrics), f"{row['samples']:,}"]
         for row in scores
         if row["features"] == features
     ]
@@ -119,4 +149,4 @@ def score_table(scores: Sequence[dict[str, Any]]) -> str:
     table.insert(1, "|---" * len(heads) + "|")
     doubts = dict.fromkeys(row["warning"] for row in scores if row["features"] == features and row.get("warning"))
     warnings = [f"\nWarning: {plain(doubt)}" for doubt in doubts]
-    return "\n".join([f"In the features of: {plain(features)}.\n", *table, *warnings])
+    return "\n".join([*([f"In the features of: {plain(features)}.\n"] if features else []), *table, *warnings])

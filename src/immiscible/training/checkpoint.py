@@ -2,7 +2,8 @@
 
 ``RUN/checkpoints/step-<N>/`` holds ``model.safetensors``, ``ema.safetensors``, ``optimizer.safetensors`` and
 ``state.json`` with the step, a few numbers of the loop, and the SHA-256 of each file. Where noises wait in a reservoir,
-``reservoir.safetensors`` says which.
+``reservoir.safetensors`` says which. A checkpoint to be shared holds ``ema.safetensors`` alone, at half precision,
+and its ``state.json`` says so: it can be sampled from, not trained on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ AVERAGE = "ema.safetensors"
 FILES = ("model.safetensors", AVERAGE, "optimizer.safetensors")
 # Written where there is something to keep.
 WAITS = "reservoir.safetensors"
+# What ``state.json`` of a checkpoint says that holds the moving average alone.
+ALONE = "weights_only"
 # What reading a file that is missing, cut short or altered may raise.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, SafetensorError)
 # What a checkpoint's numbers are.
@@ -86,6 +89,21 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int = 0) -> P
             shutil.rmtree(aside, ignore_errors=True)
         prune(directory, keep)
     return target
+
+
+def write_average(directory: Path, step: int, average: Mapping[str, Tensor]) -> None:
+    """Writes ``directory/step-<N>`` with the moving average alone, in float16 where that can hold it."""
+    data = save({name: _halved(weight.detach().cpu().contiguous()) for name, weight in average.items()})
+    target = directory / f"step-{step}"
+    write_bytes(target / AVERAGE, data)
+    state = {"step": step, "sha256": {AVERAGE: hashlib.sha256(data).hexdigest()}, ALONE: True}
+    write_json(target / "state.json", state)
+
+
+def _halved(weight: Tensor) -> Tensor:
+    """A weight in float16, unless one of its numbers is too large."""
+    half = weight.half() if weight.is_floating_point() else weight
+    return half if half.isfinite().all() else weight
 
 
 def _write_parts(aside: Path, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -156,15 +174,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         Damaged: If a file is missing, cut short or altered.
+        InputError: If it holds the moving average alone.
     """
     try:
         state = _read_state(path)
-        model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
-        merged = _unflatten_optimizer(optimizer, state["optimizer"])
-        waits = _verified(path / WAITS, state["sha256"][WAITS]) if WAITS in state["sha256"] else {}
-        return Checkpoint(state["step"], model, ema, merged, state["loop"], waits)
+        if not state.get(ALONE):
+            model, ema, optimizer = (_verified(path / name, state["sha256"][name]) for name in FILES)
+            merged = _unflatten_optimizer(optimizer, state["optimizer"])
+            waits = _verified(path / WAITS, state["sha256"][WAITS]) if WAITS in state["sha256"] else {}
+            return Checkpoint(state["step"], model, ema, merged, state["loop"], waits)
     except DAMAGE as error:
         raise Damaged(f"{path}: {error}") from error
+    raise InputError(
+        f"{path} must hold what a run is resumed from, got its averaged weights alone, which can only be sampled from: "
+        "to train, give another --out."
+    )
 
 
 def load_average(path: Path) -> dict[str, Tensor]:
@@ -174,7 +198,11 @@ def load_average(path: Path) -> dict[str, Tensor]:
         Damaged: If it is missing, cut short or altered.
     """
     try:
-        return _verified(path / AVERAGE, _read_state(path)["sha256"][AVERAGE])
+        state = _read_state(path)
+        average = _verified(path / AVERAGE, state["sha256"][AVERAGE])
+        if state.get(ALONE):
+            return {name: weight.float() if weight.is_floating_point() else weight for name, weight in average.items()}
+        return average
     except DAMAGE as error:
         raise Damaged(f"{path}: {error}") from error
 
@@ -191,7 +219,13 @@ def weights_digest(run: Path, step: int) -> str:
 def _read_state(path: Path) -> dict[str, Any]:
     """What ``state.json`` of a checkpoint holds, of the types that were written."""
     where = path / "state.json"
-    state = check_record(read_json(where), STATE, where, ("step", "sha256", "optimizer", "loop"))
+    state = check_record(read_json(where), STATE, where, ("step", "sha256"))
+    if state["step"] != step_of(path):
+        raise Unfit(f"`step` in {where} must be that of its directory, got {state['step']}")
+    if state.get(ALONE):
+        check_record(state["sha256"], {AVERAGE: Kind(AVERAGE, str)}, f"`sha256` of {where}", (AVERAGE,))
+        return state
+    check_record(state, {}, where, ("optimizer", "loop"))
     checksums = {name: Kind(name, str) for name in (*FILES, WAITS)}
     check_record(state["sha256"], checksums, f"`sha256` of {where}", FILES)
     check_record(state["loop"], LOOP, f"`loop` of {where}", LOOP)
@@ -200,8 +234,6 @@ def _read_state(path: Path) -> dict[str, Any]:
     scaler = check_record(state["loop"].get("scaler", {}), {}, f"`scaler` of {where}")
     check_record(scaler, {key: number(key) for key in scaler}, f"`scaler` of {where}")
     check_record(state["optimizer"], {}, f"`optimizer` of {where}", ("param_groups",))
-    if state["step"] != step_of(path):
-        raise Unfit(f"`step` in {where} must be that of its directory, got {state['step']}")
     return state
 
 
