@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from immiscible import coupling
 from immiscible.config.recipes import DDIMConfig
+from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import diffusion
-from immiscible.samplers import DiffusionSampler
+from immiscible.samplers import DiffusionSampler, Start
 from immiscible.tasks.base import Facts, draw_start
 from immiscible.tasks.ddim import DiffusionTask, make_schedule
 from immiscible.training.task import Batch
@@ -151,3 +153,31 @@ def test_oracle_of_all_timesteps_is_asked_for_the_scheduler_s_own() -> None:
         task.sample(Spy(), draw_start(SHAPE, 1, 0, 0, "cpu"), DiffusionSampler("ddim", 5))
         assert math.isclose(seen[0], first, abs_tol=0.01)
         assert len(seen) == 5
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_start_between_noise_and_data_goes_on_from_the_nearest_level(prediction: Any) -> None:
+    x, noise = torch.rand(2, 3, *SHAPE) - 0.5
+    task = DiffusionTask.build(config(prediction=prediction, data_scale=2.0, schedule_shift=1.5), Facts(SHAPE))
+    oracle, seen = Oracle(2 * x, task), []
+    oracle.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    start = Start(noise, None, [0, 1, 2], data=x, time=0.4)
+    drawn = task.sample(oracle, start, DiffusionSampler("ddim", 7))
+    assert drawn.nfe == len(seen) == 7
+    torch.testing.assert_close(drawn.images, x, rtol=0, atol=2e-3)
+    points, t = seen[0][:2]
+    alpha_bar = task.schedule.alphas_cumprod[int((t[0] * TIME_SCALE).round())]
+    signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    assert (signal / (signal + spread)).item() == pytest.approx(0.4, abs=2e-3)
+    torch.testing.assert_close(points, signal * 2 * x + spread * noise)
+    # The steps are even, the last of them to the data.
+    numbers = [round(float(inputs[1][0]) * TIME_SCALE) for inputs in seen]
+    gaps = [before - after for before, after in itertools.pairwise([*numbers, -1])]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_start_between_noise_and_data_has_fewer_levels() -> None:
+    task = DiffusionTask.build(config(timesteps=20, schedule="cosine"), Facts(SHAPE))
+    start = Start(torch.randn(1, *SHAPE), None, [0], data=torch.zeros(1, *SHAPE), time=0.5)
+    with pytest.raises(InputError, match=r"--nfe must be at most the \d+ timesteps from the time 0.5 on, got 20"):
+        task.sample(task.network, start, DiffusionSampler("ddim", 20))

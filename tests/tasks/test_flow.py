@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from immiscible import coupling
 from immiscible.config.recipes import FlowConfig
 from immiscible.data import load
 from immiscible.processes import shifted_time
-from immiscible.samplers import Solver
+from immiscible.samplers import Solver, Start
 from immiscible.tasks.base import Facts
 from immiscible.tasks.flow import FlowTask
 from immiscible.training.task import Batch
@@ -74,3 +75,35 @@ def test_scaled_data_comes_back_in_its_own_range() -> None:
     start = draw_start(SHAPE, 3, 0, 0, "cpu")
     drawn = flow.sample(Oracle(4 * x), start, Solver("euler", 5))
     torch.testing.assert_close(drawn.images, x, rtol=0, atol=1e-5)
+
+
+class Straight(nn.Module):
+    """Goes along one velocity for each point, and keeps where it was asked."""
+
+    def __init__(self, velocity: Tensor) -> None:
+        super().__init__()
+        self.velocity = velocity
+        self.asked: list[tuple[Tensor, float]] = []
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.asked.append((x_t, float(t[0])))
+        return self.velocity
+
+
+@pytest.mark.parametrize(("method", "nfe"), [("euler", 4), ("heun", 8), ("adaptive", None)])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_start_between_noise_and_data_takes_as_many_calls_from_there(
+    method: Any, nfe: int | None, shift: float
+) -> None:
+    flow = task(data_scale=2.0, schedule_shift=shift)
+    x, noise = torch.rand(2, 3, *SHAPE)
+    network = Straight(2 * x - noise)
+    drawn = flow.sample(network, Start(noise, None, [0, 1, 2], data=x, time=0.4), Solver(method, nfe))
+    torch.testing.assert_close(drawn.images, x)
+    point, first = network.asked[0]
+    assert first == pytest.approx(0.4)
+    torch.testing.assert_close(point, 0.4 * 2 * x + 0.6 * noise)
+    assert drawn.nfe == len(network.asked) == (nfe or drawn.nfe)
+    if method == "euler":
+        times = [shifted_time(u, shift) for u in torch.linspace(shifted_time(0.4, 1 / shift), 1, 5).tolist()]
+        assert [t for _, t in network.asked] == pytest.approx(times[:-1])

@@ -40,6 +40,7 @@ Share = Annotated[float, Range(0, 1)]
 Factor = Annotated[float, Range(1e-4, 1e4)]
 Weight = Annotated[float, Range(0.0, 1e4)]
 LearningRate = Annotated[float, Range(1e-12, 1e38)]
+StartFrom = Annotated[str, ReadBy("immiscible.samplers.starting:parse_start")]
 CostSpace = Annotated[str, ReadBy("immiscible.couplings.spaces:parse_space")]
 SIDES = r"|\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*"
 OfTheUNet = Needs("network", "unet", "auto")

@@ -46,6 +46,7 @@ class System:
         paper: Where it was published.
         numberless: Methods that stand in a list of numbers of network calls, since they choose their own.
         eta: The method that takes a share of fresh noise, if there is one.
+        midway: The methods that can start at a time between noise and data, since they add no fresh noise.
         pipelines: The methods that diffusers has a pipeline for.
         export: What writes a run for other libraries, ``module:name``; nothing where none can read it.
         prompted: Whether samples are drawn for prompts.
@@ -69,6 +70,7 @@ class System:
     paper: Paper | None = None
     numberless: tuple[str, ...] = ()
     eta: str = ""
+    midway: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ()
     export: str = ""
     prompted: bool = False
@@ -95,6 +97,7 @@ SYSTEMS = {
             presets="immiscible.config.presets:FLOW",
             paper=Paper("Flow matching for generative modeling", "2210.02747"),
             numberless=("adaptive",),
+            midway=("euler", "heun", "adaptive"),
         ),
         System(
             name="ddim",
@@ -109,6 +112,7 @@ SYSTEMS = {
             presets="immiscible.config.presets:DDIM",
             paper=Paper("Denoising diffusion implicit models", "2010.02502"),
             eta="ddim",
+            midway=("ddim",),
             pipelines=("ddim", "ddpm"),
         ),
         System(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -27,18 +27,33 @@ class Start:
     Attributes:
         noise: The noise, with shape (B, \*).
         labels: The class of each sample, with shape (B,), or None.
-        seeds: A seed for each sample, of the noise that some samplers add on their way.
+        seeds: A seed for each sample, of whatever else is drawn for it, such as the noise that some samplers add.
+        data: What is mixed with the noise where samples start between noise and data, with shape (B, \*); in the range
+            of the data.
+        time: The share of the data in that mixture, in [0, 1): 0 is noise.
     """
 
     noise: Tensor
     labels: Tensor | None
     seeds: list[int]
+    data: Tensor | None = None
+    time: float = 0.0
 
     def __len__(self) -> int:
         return len(self.noise)
 
     def __getitem__(self, chosen: slice) -> Start:
-        return Start(self.noise[chosen], None if self.labels is None else self.labels[chosen], self.seeds[chosen])
+        labels, data = (None if part is None else part[chosen] for part in (self.labels, self.data))
+        return replace(self, noise=self.noise[chosen], labels=labels, seeds=self.seeds[chosen], data=data)
+
+    def mixed(self, signal: float, spread: float) -> Tensor:
+        """The points at which the data have one amplitude and the noise the other; the noise where there are no data.
+
+        Arguments:
+            signal: The amplitude of the data.
+            spread: The amplitude of the noise.
+        """
+        return self.noise if self.data is None else signal * self.data + spread * self.noise
 
     def generators(self) -> list[torch.Generator]:
         """Fresh generators on the CPU, one for each sample, so that the device does not matter."""

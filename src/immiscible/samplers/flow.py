@@ -44,22 +44,23 @@ class Solver:
             raise InputError(f"`nfe` must be even for heun, which takes two network calls a step, got {self.nfe}.")
 
     @torch.no_grad()
-    def __call__(self, velocity: Velocity, noise: Tensor, shift: float = 1.0) -> Samples:
+    def __call__(self, velocity: Velocity, noise: Tensor, shift: float = 1.0, time: float = 0.0) -> Samples:
         r"""Solves from noise to data.
 
         Arguments:
             velocity: Maps points with shape (B, \*) and times with shape (B,) to velocities with shape (B, \*).
             noise: Where to start, with shape (B, \*).
             shift: The schedule shift, positive; 1 spaces the steps evenly.
+            time: The time at which to start, in [0, 1), where ``noise`` is points of that time.
         """
         counted = _Counted(velocity)
         match self.method:
             case "euler":
-                images = _euler(counted, noise, euler_times(self.nfe or 1, shift))
+                images = _euler(counted, noise, euler_times(self.nfe or 1, shift, time))
             case "heun":
-                images = _heun(counted, noise, euler_times((self.nfe or 2) // 2, shift))
+                images = _heun(counted, noise, euler_times((self.nfe or 2) // 2, shift, time))
             case "adaptive":
-                images = _adaptive(counted, noise, self.tolerance)
+                images = _adaptive(counted, noise, self.tolerance, time)
         return Samples(images, counted.calls)
 
     @property
@@ -83,9 +84,10 @@ class _Counted:
         return self.velocity(x, torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)))
 
 
-def euler_times(steps: int, shift: float) -> list[float]:
-    """The times between even steps, from 0 to 1."""
-    return [shifted_time(step / steps, shift) for step in range(steps + 1)]
+def euler_times(steps: int, shift: float, first: float = 0.0) -> list[float]:
+    """The times between even steps to 1, from 0 or a later time on."""
+    before = shifted_time(first, 1 / shift)
+    return [shifted_time(before + (1 - before) * step / steps, shift) for step in range(steps + 1)]
 
 
 def _euler(velocity: _Counted, x: Tensor, times: list[float]) -> Tensor:
@@ -102,9 +104,9 @@ def _heun(velocity: _Counted, x: Tensor, times: list[float]) -> Tensor:
     return x
 
 
-def _adaptive(velocity: _Counted, x: Tensor, tolerance: float) -> Tensor:
+def _adaptive(velocity: _Counted, x: Tensor, tolerance: float, first: float) -> Tensor:
     from torchdiffeq import odeint
 
-    times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
+    times = torch.tensor([first, 1.0], dtype=x.dtype, device=x.device)
     path = cast(Tensor, odeint(velocity, x, times, method="dopri5", rtol=tolerance, atol=tolerance))
     return path[-1]

@@ -21,6 +21,7 @@ from immiscible.tasks.base import (
     Facts,
     Paths,
     PixelTask,
+    Predict,
     drop_labels,
     guided,
     in_parts,
@@ -61,19 +62,37 @@ class DiffusionTask(PixelTask):
 
     def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
         """Walks back from noise, see :class:`~immiscible.tasks.base.PublishedTask`."""
-        walk = cast(DiffusionSampler, sampler)
+        steps = cast(DiffusionSampler, sampler)
 
         def draw(part: Start) -> Samples:
+            if part.time:
+                *_, last = self._midway(network, part, steps.nfe, guidance)
+                return Samples(last.datum, steps.nfe)
             predict = guided(network, part.labels, guidance)
-            return walk(lambda x, t: predict(x, t / TIME_SCALE), self.schedule, part)
+            return steps(lambda x, t: predict(x, t / TIME_SCALE), self.schedule, part)
 
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
     def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
         """Follows DDIM's steps, see :class:`~immiscible.tasks.base.PublishedTask`."""
-        predict, most = guided(network, start.labels, guidance), self.config.data_scale
         timesteps = DiffusionSampler("ddim", steps).scheduler(self.schedule).timesteps
-        alpha_bar = self.schedule.alphas_cumprod[timesteps]
+        return self._walk(guided(network, start.labels, guidance), start.noise, timesteps)
+
+    def _midway(self, network: nn.Module, start: Start, steps: int, guidance: float) -> Iterator[Moment]:
+        """Follows DDIM from the level whose share of the data is nearest to the time of a start, by even steps."""
+        signal, spread = (part.sqrt() for part in (self.schedule.alphas_cumprod, 1 - self.schedule.alphas_cumprod))
+        first = int((signal / (signal + spread) - start.time).abs().argmin())
+        if steps > first + 1:
+            raise InputError(
+                f"--nfe must be at most the {first + 1} timesteps from the time {start.time:g} on, got {steps}."
+            )
+        points = start.mixed(signal[first].item() * self.config.data_scale, spread[first].item())
+        timesteps = torch.arange(first + 1, 0, -(first + 1) / steps, dtype=torch.float64).round().long()[:steps] - 1
+        return self._walk(guided(network, start.labels, guidance), points, timesteps)
+
+    def _walk(self, predict: Predict, x: Tensor, timesteps: Tensor) -> Iterator[Moment]:
+        """DDIM's steps without fresh noise, from points at the first of some timesteps."""
+        most, alpha_bar = self.config.data_scale, self.schedule.alphas_cumprod[timesteps]
 
         def guess(x: Tensor, step: int) -> tuple[Tensor, Tensor]:
             t = timesteps[step].to(x.device).expand(len(x))
@@ -81,7 +100,7 @@ class DiffusionTask(PixelTask):
             noise, datum = noise_and_datum(output, x, alpha_bar[step].to(x.device), self.config.prediction)
             return noise, datum.clamp(-most, most)
 
-        return walk(guess, start.noise, levels_of(alpha_bar))
+        return walk(guess, x, levels_of(alpha_bar))
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""

@@ -45,7 +45,8 @@ class FlowTask(PixelTask):
         solver = cast(Solver, sampler)
 
         def draw(part: Start) -> Samples:
-            return solver(guided(network, part.labels, guidance), part.noise, self.config.schedule_shift)
+            points = part.mixed(part.time * self.config.data_scale, 1 - part.time)
+            return solver(guided(network, part.labels, guidance), points, self.config.schedule_shift, part.time)
 
         return in_parts(network, start, draw, self.config.data_scale, self.at_once)
 
