@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from immiscible.couplings import (
         KNN,
         Cells,
+        Components,
         CostSpace,
         Coupling,
         Description,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         InSpace,
         LinearAssignment,
         Mixed,
+        Mixture,
         Pool,
         Reservoir,
         ResidualSpace,
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KNN",
     "Cells",
+    "Components",
     "CostSpace",
     "Coupling",
     "Description",
@@ -51,6 +54,7 @@ __all__ = [
     "InputError",
     "LinearAssignment",
     "Mixed",
+    "Mixture",
     "Pool",
     "Reservoir",
     "ResidualSpace",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -35,6 +35,27 @@ class OnResiduals:
         return "residuals"
 
 
+class FittedToNormal:
+    """A coupling that is fitted to other data of the same shape, once."""
+
+    def __init__(self, spelling: str) -> None:
+        self.spelling = spelling
+        self.fitted: dict[tuple[int, ...], Any] = {}
+
+    def __call__(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        base.check_inputs(x, noise, labels, generator)
+        shape = tuple(x.shape[1:])
+        if shape not in self.fitted:
+            data = torch.randn((40, *shape), generator=seeded(8))
+            self.fitted[shape] = cast(Any, immiscible.coupling(self.spelling)).fit(data)
+        return self.fitted[shape](x, noise, generator=generator)
+
+    def __str__(self) -> str:
+        return self.spelling
+
+
 SPELLINGS: list[Any] = [
     "independent",
     "knn:1",
@@ -54,6 +75,8 @@ SPELLINGS: list[Any] = [
     "reservoir:5",
     "assignment@0.5",
     OnResiduals(),
+    FittedToNormal("components:3:0.8"),
+    FittedToNormal("mixture:2:3"),
 ]
 DRAWS = [
     "knn:4",

@@ -13,6 +13,7 @@ from immiscible.couplings.explain import claims_exact
 
 SPELLINGS = ["independent", "knn:8", "knn:2.5:dot", "assignment", "assignment:512", "knn:4@0.5", "assignment:512@0.25"]
 SPELLINGS += ["assignment:worst", "assignment:entropic:0.3", "reservoir:256", "cells:256:16"]
+SPELLINGS += ["components:16:0.8", "mixture:10:16"]
 MARKUP = re.compile(r":\w+:|``|`|\*\*|\\|[{}]|^\s*\*", re.MULTILINE)
 
 
@@ -111,6 +112,8 @@ def test_nothing_is_lost_where_python_drops_docstrings():
         ("assignment@0.5", True),
         ("reservoir:256@0.5", True),
         ("cells:256:16", True),
+        ("components:16:0.8", False),
+        ("mixture:10:16", False),
         ("knn:4", False),
         ("knn:4@0.5", False),
         ("knn:4:dot@0.25", False),

@@ -7,7 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from immiscible import KNN, Cells, Coupling, Independent, InputError, LinearAssignment, Mixed, Reservoir, coupling
+from immiscible import (
+    KNN,
+    Cells,
+    Components,
+    Coupling,
+    Independent,
+    InputError,
+    LinearAssignment,
+    Mixed,
+    Mixture,
+    Reservoir,
+    coupling,
+)
 
 SPELLED = {
     "independent": Independent(),
@@ -31,6 +43,9 @@ SPELLED = {
     "reservoir:256": Reservoir(),
     "cells:256:16": Cells(),
     "cells:64:8@0.5": Mixed(Cells(64, rank=8), 0.5),
+    "components:16:0.8": Components(),
+    "components:8:0.25": Components(8, 0.25),
+    "mixture:10:16": Mixture(10),
     "reservoir:64:0.25@0.75": Mixed(Reservoir(64, 0.25), 0.75),
     "assignment:512@0.25": Mixed(LinearAssignment(block=512), 0.25),
     "knn:2.5:dot@1": Mixed(KNN(2.5, "dot"), 1),
@@ -59,6 +74,8 @@ def test_spelling_names_its_coupling_and_back(spelling):
         ("assignment:entropic:0", "assignment"),
         ("reservoir:256:0.5", "reservoir:256"),
         ("cells:64", "cells:64:16"),
+        ("components:8", "components:8:0.8"),
+        ("mixture:5", "mixture:5:16"),
     ],
 )
 def test_other_ways_to_write_the_same(other, spelling):
@@ -75,11 +92,15 @@ plain = st.one_of(
     st.builds(Reservoir, st.integers(1, 2**24), st.floats(0, 1e9)),
     st.floats(0, 1e9).map(lambda temperature: LinearAssignment(temperature=temperature)),
 )
+informed = st.one_of(
+    st.builds(Components, st.integers(1, 2**12), st.floats(0, 1)),
+    st.builds(Mixture, st.integers(1, 2**10), st.integers(1, 2**12)),
+)
 mixed = st.builds(Mixed, plain, st.one_of(st.floats(0, 1), st.integers(0, 1)))
 
 
 @settings(derandomize=True, deadline=None, database=None, max_examples=300)
-@given(st.one_of(plain, mixed))
+@given(st.one_of(plain, informed, mixed))
 def test_every_coupling_is_read_back_from_its_string(original):
     assert coupling(str(original)) == original
 
@@ -91,6 +112,7 @@ UNKNOWN = [
     "assignment:best", "assignment@", "assignment@half", "assignment@0.5@0.5", "knn:8@0.5:dot", "knn 8",
     "knn:8,assignment", "reservoir", "reservoir:", "reservoir:many", "reservoir:2.5", "reservoir:8:old",
     "reservoir:8:1:1", "cells", "cells:", "cells:many", "cells:8:2.5", "cells:8:4:2",
+    "components", "components:", "components:8:", "components:8:0.5:2", "components:2.5", "mixture", "mixture:8:4:2",
 ]  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.cells import Cells
+from immiscible.couplings.components import Components
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.hidden import coupled
 from immiscible.couplings.knn import KNN
 from immiscible.couplings.mixed import Mixed
+from immiscible.couplings.modes import Mixture
 from immiscible.couplings.order import permutation
 from immiscible.couplings.parsing import parse_coupling
 from immiscible.couplings.pool import Pool
@@ -21,6 +23,7 @@ coupling = parse_coupling
 __all__ = [
     "KNN",
     "Cells",
+    "Components",
     "CostSpace",
     "Coupling",
     "Description",
@@ -28,6 +31,7 @@ __all__ = [
     "Independent",
     "LinearAssignment",
     "Mixed",
+    "Mixture",
     "Pool",
     "Reservoir",
     "ResidualSpace",

@@ -19,43 +19,29 @@ the data of the cell that they fall into, until all have one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from itertools import chain
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from immiscible import seeds
-from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.classes import NO_CLASS, kinds_of
+from immiscible.couplings.fitting import Coded, Loader, check_count, check_fitted, coded, with_part
 from immiscible.couplings.laguerre import ascend, centres_of, chi_square, largest_of, nearest_of
-from immiscible.couplings.protocol import (
-    check_finite,
-    check_inputs,
-    check_labels,
-    check_plain,
-    eager,
-    finite_norms,
-    full_float32,
-    note_unless_normal,
-    rows,
-)
+from immiscible.couplings.protocol import check_inputs, eager, finite_norms, full_float32, note_unless_normal, rows
 from immiscible.errors import InputError
 
 RANK = 16
 # More cells than these take hours to fit, and so do more axes.
 MOST, MOST_AXES = 2**16, 2**12
-# The axes are fitted to this many data, and of a loader no more than this many are looked at.
-FOR_AXES, AT_MOST = 2048, 2**18
+# No more data than these are looked at.
+AT_MOST = 2**18
 # How many draws are tried at first for each datum that has none, and how many scores are in memory at most.
 TRIES, SCORES = 4, 2**22
 # Into a cell of the mass of one datum in millions some of these fall.
 MOST_DRAWN = 2**28
-
-Loader = Iterable[Any]
-Read = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +82,12 @@ class FittedCells:
         parts = dict(tensors)
         return FittedCells(chi2=parts.pop("chi2").item(), **parts)
 
+    def said(self) -> str:
+        """How well they fit, in one line."""
+        classes, count = len(self.classes), f"{len(self.centres)} cells along {len(self.basis)} principal components"
+        within = f"in each of {classes} classes; the farthest has" if classes > 1 else "have"
+        return f"{count} {within} a chi^2 of {self.chi2:.2f}, of which chance gives 1."
+
     @torch.no_grad()
     def draw(self, x: Tensor, noise: Tensor, kinds: Tensor, generator: torch.Generator | None) -> Tensor:
         r"""Noise whose coarse part is normal within the cell of each datum.
@@ -118,9 +110,7 @@ class FittedCells:
             left[datum] = False
             waiting = waiting[left]
             if not len(waiting):
-                wide = torch.promote_types(noise.dtype, torch.float32)
-                changed = torch.addmm(rows(noise).to(wide), (chosen - own).to(wide), self.basis.to(wide))
-                return changed.to(noise.dtype).view(noise.shape)
+                return with_part(noise, self.basis, chosen - own)
             # A draw is one for the class of a datum that waits, each in turn.
             count = min(tries * len(kinds[waiting].unique()), max(1, SCORES // len(self.centres)))
             owner = waiting.repeat(-(-count // len(waiting)))
@@ -200,15 +190,15 @@ class Cells:
         "O(B D r) for products with the components, and about O(B K r) to draw; no state. A fit takes O(N (D + K) r)."
     )
 
+    kept_as: ClassVar[str] = "cells"
+
     count: int = 256
     rank: int = RANK
     fitted: FittedCells | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name, most in (("count", MOST), ("rank", MOST_AXES)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise InputError(f"`{name}` must be a whole number from 1 to {most:,}, got {value!r}.")
+        check_count(self.count, "count", MOST)
+        check_count(self.rank, "rank", MOST_AXES)
 
     @torch.no_grad()
     def fit(self, data: Tensor | Loader, labels: Tensor | None = None, *, seed: int = 0) -> Cells:
@@ -226,13 +216,14 @@ class Cells:
         Raises:
             InputError: If there are no data, or they are not finite.
         """
-        batches = data
-        if isinstance(data, Tensor):
-            batches = _batches(data, labels, seeds.generator(data.device, seed, "cells order"))
-        axes, points, classes = _coded(map(_read, batches), self.rank)
-        draws = seeds.generator(points.device, seed, "cells")
-        with full_float32(points.device):
-            return dataclasses.replace(self, fitted=_fitted(axes, points, classes, self.count, draws))
+        found = coded(data, labels, self.rank, AT_MOST, seed)
+        draws = seeds.generator(found.points.device, seed, "cells")
+        with full_float32(found.points.device):
+            return dataclasses.replace(self, fitted=_fitted(found, self.count, draws))
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Cells:
+        """The same with cells that were kept, see :class:`~immiscible.couplings.fitting.Fittable`."""
+        return dataclasses.replace(self, fitted=FittedCells.of(tensors))
 
     @eager
     def __call__(
@@ -240,25 +231,11 @@ class Cells:
     ) -> Tensor:
         """Couples, see :class:`~immiscible.couplings.protocol.Coupling`. Cells that know classes need labels."""
         check_inputs(x, noise, labels, generator)
-        if self.fitted is None:
-            raise InputError(f"{self} must be fitted to data before it couples: take what `coupling.fit(x)` gives.")
-        self._check_like(x, self.fitted.basis)
+        cells = check_fitted(self, self.fitted, x)
         with full_float32(x.device):
             norms = finite_norms(x, noise)[1]
             note_unless_normal(norms, noise.numel() // len(norms), str(self))
-            return self.fitted.draw(x.float(), noise.detach(), self.fitted.kinds(len(norms), labels), generator)
-
-    def _check_like(self, x: Tensor, basis: Tensor) -> None:
-        """Checks that data are where the cells are, and as large as those that they were fitted to."""
-        if x.device != basis.device:
-            raise InputError(
-                f"{self} must be on the device of the data, {x.device}, got {basis.device}: use "
-                f'`cells.to("{x.device}")`.'
-            )
-        if x[0].numel() != basis.shape[1]:
-            raise InputError(
-                f"{self} must be given data of {basis.shape[1]} values each, as it was fitted to, got {x[0].numel()}."
-            )
+            return cells.draw(x.float(), noise.detach(), cells.kinds(len(norms), labels), generator)
 
     def to(self, device: torch.device | str) -> Cells:
         """The same on a device."""
@@ -268,58 +245,9 @@ class Cells:
         return f"cells:{self.count}:{self.rank}"
 
 
-def _batches(x: Tensor, labels: Tensor | None, draws: torch.Generator) -> Iterator[Any]:
-    """A loader of a tensor."""
-    check_plain(x, "x")
-    if labels is not None:
-        check_labels(labels, len(x))
-    for index in torch.randperm(len(x), generator=draws, device=x.device).split(FOR_AXES):
-        yield x[index] if labels is None else (x[index], labels.to(x.device)[index])
-
-
-def _read(batch: Any) -> Read:
-    """The data of a batch, and their labels if it has any."""
-    x: Any = batch
-    labels: Tensor | None = None
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        x, labels = batch
-    check_plain(x, "x")
-    if labels is not None:
-        check_labels(labels, len(x))
-    check_finite(x, torch.linalg.vector_norm(rows(x).float(), dim=1), "x")
-    return x.float(), labels
-
-
-def _coded(batches: Iterator[Read], rank: int) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor | None]:
-    """The components of the first data, and their mean in them; then where all data are in them, and their labels."""
-    head, seen = [], 0
-    for batch in batches:
-        head.append(batch)
-        seen += len(batch[0])
-        if seen >= FOR_AXES:
-            break
-    if not seen:
-        raise InputError("cells must be fitted to at least one datum, got none.")
-    points, classes, seen = [], [], 0
-    sample = torch.cat([rows(x) for x, _ in head])
-    with full_float32(sample.device):
-        found = principal_axes(sample, rank)
-        basis = found.axes.T.contiguous()
-        offset = basis @ found.mean
-        for x, labels in chain(head, batches):
-            points.append(rows(x) @ basis.T - offset)
-            classes.append(labels)
-            seen += len(x)
-            if seen >= AT_MOST:
-                break
-    known = [labels.long() for labels in classes if labels is not None]
-    return (basis, offset), torch.cat(points), torch.cat(known) if known else None
-
-
-def _fitted(
-    axes: tuple[Tensor, Tensor], points: Tensor, classes: Tensor | None, count: int, draws: torch.Generator
-) -> FittedCells:
-    """The cells of data, by where they are in the components, with shape (N, r), and their classes."""
+def _fitted(data: Coded, count: int, draws: torch.Generator) -> FittedCells:
+    """The cells of data."""
+    points, classes = data.points, data.labels
     centres = centres_of(points, count, draws)
     nearest = nearest_of(points, centres)
     groups = torch.full_like(nearest, NO_CLASS) if classes is None else classes
@@ -331,4 +259,4 @@ def _fitted(
         has = own > 0
         potential[has] = ascend(centres[has], own[has], draws)
         worst = max(worst, chi_square(centres[has], potential[has], own[has], draws))
-    return FittedCells(*axes, centres, weights, potentials, names, worst)
+    return FittedCells(data.basis, data.offset, centres, weights, potentials, names, worst)

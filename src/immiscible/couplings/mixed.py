@@ -11,6 +11,7 @@ from torch import Tensor
 
 from immiscible.couplings.distributed.ranks import check_first, ranks_of
 from immiscible.couplings.protocol import Coupling, Independent, eager
+from immiscible.couplings.source import is_informed
 from immiscible.errors import InputError
 
 
@@ -42,6 +43,11 @@ class Mixed:
             raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
         if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
             raise InputError(f"`p` must be a probability in [0, 1], got {self.p!r}.")
+        if self.p < 1 and is_informed(self.coupling):
+            raise InputError(
+                f"`p` must be 1 for {self.coupling}, got {self.p}: its samples start from a law of its own, which the "
+                "noise of a batch that is left alone does not have; lower its strength instead."
+            )
 
     @property
     def inner(self) -> Coupling:

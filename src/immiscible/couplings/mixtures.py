@@ -11,7 +11,7 @@ So a sample depends on its own normal and uniform numbers only, and two mixtures
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -21,10 +21,13 @@ from immiscible.couplings.classes import NO_CLASS
 from immiscible.errors import InputError
 
 COMPONENTS = 100
-# A mixture is fitted to this many data at most, in this many steps: more take longer and hardly change it.
-MOST, STEPS = 20_000, 60
+# A mixture is fitted to this many data at most, in this many steps, or until the mean logarithm of its density grows by
+# less than this: more take longer and hardly change it.
+MOST, STEPS, GAIN = 20_000, 30, 1e-2
 # What is added to each variance, as a share of the mean one, so that no component collapses onto a few data.
 LEAST_VARIANCE = 1e-4
+# How many values are in memory at once where points are compared with components.
+VALUES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,24 +97,30 @@ class Gaussians:
 
     @torch.no_grad()
     def likeliest(self, points: Tensor, kinds: Tensor) -> Tensor:
-        """The component that each point with shape (B, r) most likely is of, among those of its class."""
+        """The component whose density is largest at each point with shape (B, r), among those of its class."""
         best = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        volumes = self.factors.diagonal(dim1=-2, dim2=-1).log().sum(2).masked_fill(self.weights == 0, torch.inf)
         for kind in kinds.unique().tolist():
-            own = kinds == kind
-            away = points[own].float()[None] - self.means[kind][:, None]
-            factors = self.factors[kind]
-            whitened = torch.linalg.solve_triangular(factors, away.mT, upper=False)
-            volume = factors.diagonal(dim1=-2, dim2=-1).log().sum(1)
-            likelihood = self.weights[kind].log() - volume - whitened.square().sum(1).T / 2
-            best[own] = likelihood.argmax(1)
+            own = (kinds == kind).nonzero()[:, 0]
+            for some in own.split(max(1, VALUES // self.means[kind].numel())):
+                away = points[some].float()[None] - self.means[kind][:, None]
+                whitened = torch.linalg.solve_triangular(self.factors[kind], away.mT, upper=False)
+                best[some] = (whitened.square().sum(1) / 2 + volumes[kind][:, None]).argmin(0)
         return best
+
+    def counted(self, points: Tensor, kinds: Tensor) -> Gaussians:
+        """The same with the shares of the points that are likeliest of each component as weights."""
+        classes, most = self.weights.shape
+        held = torch.bincount(kinds * most + self.likeliest(points, kinds), minlength=classes * most)
+        held = held.view(classes, most).float()
+        return replace(self, weights=held / held.sum(1, keepdim=True))
 
     def diluted(self, strength: float) -> Gaussians:
         r"""The law of :math:`\rho z' + \sqrt{1 - \rho^2}\, n`, with :math:`z'` of this mixture and normal :math:`n`."""
         rest = (1 - strength**2) * torch.eye(self.means.shape[-1], device=self.means.device, dtype=torch.float64)
         factors = self.factors.double()
         factors = torch.linalg.cholesky(strength**2 * factors @ factors.mT + rest).float()
-        return Gaussians(self.weights, strength * self.means, factors, self.classes)
+        return replace(self, means=strength * self.means, factors=factors)
 
 
 def fit_mixture(codes: Tensor, labels: Tensor | None = None, components: int = COMPONENTS, seed: int = 0) -> Gaussians:
@@ -169,7 +178,7 @@ def _fitted(points: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor,
             "a mixture of several components needs scikit-learn, got none installed: `pip install scikit-learn`."
         ) from None
     state = seeds.derive(seed, "mixture") % 2**32
-    mixture = GaussianMixture(components, reg_covar=floor, max_iter=STEPS, random_state=state)
+    mixture = GaussianMixture(components, tol=GAIN, reg_covar=floor, max_iter=STEPS, random_state=state)
     with warnings.catch_warnings():
         # It need not be the best of all mixtures, but one that the data may be drawn from.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -10,17 +10,19 @@ from typing import Any
 
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.cells import Cells
+from immiscible.couplings.components import Components
 from immiscible.couplings.knn import KNN
 from immiscible.couplings.mixed import Mixed
+from immiscible.couplings.modes import Mixture
 from immiscible.couplings.protocol import Coupling, Independent
 from immiscible.couplings.reservoir import Reservoir
 from immiscible.couplings.solvers.select import NAMES as SOLVERS
 from immiscible.errors import InputError, shown
 
 ALLOWED = (
-    "independent, knn:K, knn:K:dot, reservoir:SIZE, cells:COUNT:RANK, assignment, assignment:BLOCK, assignment:SOLVER "
-    "(auction, sinkhorn, slabs, auto), assignment:global, assignment:worst, assignment:entropic:TEMPERATURE, any "
-    "@PROBABILITY"
+    "independent, knn:K, knn:K:dot, reservoir:SIZE, cells:COUNT, components:RANK, mixture:COUNT, assignment, "
+    "assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs, auto), assignment:global, assignment:worst, "
+    "assignment:entropic:TEMPERATURE, any @PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
 PLACES = {
@@ -33,6 +35,7 @@ PLACES = {
     "age": "AGE",
     "count": "COUNT",
     "rank": "RANK",
+    "strength": "STRENGTH",
 }
 
 
@@ -41,8 +44,8 @@ def parse_coupling(spelling: str | Coupling) -> Coupling:
 
     Arguments:
         spelling: ``independent``, ``knn:8``, ``knn:2.5:dot``, ``assignment``, ``assignment:512``,
-            ``assignment:slabs:global``, ``reservoir:256``, ``cells:256:16``, or one of these followed by ``@0.5`` to
-            couple in that share of the batches.
+            ``assignment:slabs:global``, ``reservoir:256``, ``cells:256:16``, ``components:16:0.8``,
+            ``mixture:10:16``, or one of these followed by ``@0.5`` to couple in that share of the batches.
 
     Raises:
         InputError: If the spelling is unknown, or one of its numbers is out of range.
@@ -77,10 +80,14 @@ def _plain(inner: str, spelling: str) -> Coupling:
             return Reservoir(int(_number(size, spelling, whole=True)))
         case ["reservoir", size, age]:
             return Reservoir(int(_number(size, spelling, whole=True)), _number(age, spelling))
-        case ["cells", count]:
-            return Cells(int(_number(count, spelling, whole=True)))
-        case ["cells", count, rank]:
-            return Cells(int(_number(count, spelling, whole=True)), int(_number(rank, spelling, whole=True)))
+        case ["cells", *numbers] if 1 <= len(numbers) <= 2:
+            return Cells(*_whole(numbers, spelling))
+        case ["components", rank]:
+            return Components(*_whole([rank], spelling))
+        case ["components", rank, strength]:
+            return Components(*_whole([rank], spelling), _number(strength, spelling))
+        case ["mixture", *numbers] if 1 <= len(numbers) <= 2:
+            return Mixture(*_whole(numbers, spelling))
         case _:
             raise _unknown(spelling)
 
@@ -113,6 +120,10 @@ def _number(text: str, spelling: str, whole: bool = False) -> float:
     except ValueError:
         raise _unknown(spelling) from None
     return value
+
+
+def _whole(texts: list[str], spelling: str) -> list[int]:
+    return [int(_number(text, spelling, whole=True)) for text in texts]
 
 
 def _unknown(spelling: str) -> InputError:

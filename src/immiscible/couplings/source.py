@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 from immiscible.couplings.axes import check_orthonormal
 from immiscible.couplings.classes import kinds_of
 from immiscible.couplings.mixtures import Gaussians
-from immiscible.couplings.protocol import check_labels, check_plain, full_float32, rows
+from immiscible.couplings.protocol import Coupling, check_labels, check_plain, full_float32, rows, unwrap
 from immiscible.errors import InputError
 
 Device = torch.device | str
@@ -224,3 +224,29 @@ def source_from(tensors: Mapping[str, Tensor]) -> Source:
         raise InputError(f"a source must be made of {', '.join(sorted(expected))}, got {', '.join(sorted(parts))}.")
     mixture = Gaussians(**{name: parts.pop(name) for name in names})
     return LowRankMixture(mixture=mixture, **parts)
+
+
+def is_informed(coupling: Coupling) -> bool:
+    """Whether a coupling, or what is within its wrappers, has a source of its own."""
+    return hasattr(type(unwrap(coupling)[1]), "source")
+
+
+def source_of(coupling: Coupling) -> Source:
+    """The law that sampling starts from after training with a coupling: its own source, or else N(0, I).
+
+    Arguments:
+        coupling: The coupling, fitted if it is one that is fitted.
+
+    Raises:
+        InputError: If it is not fitted, or an informed one within a coarse space.
+    """
+    wrappers, inner = unwrap(coupling)
+    if not is_informed(inner):
+        return Normal()
+    for wrapper in wrappers:
+        if getattr(getattr(wrapper, "space", None), "is_coarse", False):
+            raise InputError(
+                f"{inner} must rank in a space that is not coarse, such as centered: it takes the leading components "
+                "of the data by itself."
+            )
+    return cast(Any, inner).source
