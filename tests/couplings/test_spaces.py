@@ -320,6 +320,6 @@ def test_every_space_is_read_by_its_name() -> None:
     "text", ["", "Raw", "raw:2", "pooled", "pooled:", "pooled:0", "pca:-1", "pca:1.5", "pca:\u0663"]
 )
 def test_spelling_that_is_none_is_refused_with_those_that_are(text: str) -> None:
-    allowed = "must be raw, centered, standardized, residual, pooled:CELLS or pca:COMPONENTS, got "
+    allowed = "must be raw, centered, standardized, residual, condition, pooled:CELLS or pca:COMPONENTS, got "
     with pytest.raises(InputError, match=f"^{allowed}{re.escape(repr(text))}$"):
         parse_space(text)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from immiscible import CostSpace, InputError, InSpace, LinearAssignment, Mixed, ResidualSpace
+from immiscible import ConditionSpace, CostSpace, InputError, InSpace, LinearAssignment, Mixed, ResidualSpace
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.training.pairing import Pairing, Stopwatch
 from immiscible.training.pools import Pools, Windows
@@ -52,6 +52,7 @@ COUPLINGS: dict[str, Any] = {
         LinearAssignment(),
         ResidualSpace(torch.ones(2), torch.linspace(-2, 1, 64).view(2, 32), torch.zeros(DIMS), torch.full(DIMS, 2.0)),
     ),
+    "conditions": InSpace(LinearAssignment(), ConditionSpace(torch.tensor(0.7), torch.ones(2), torch.full(DIMS, 0.5))),
     "own": Sorted(),
     "own often": Mixed(InSpace(Sorted(), CostSpace(centre=torch.full(DIMS, 0.5))), 0.5),
 }

@@ -13,7 +13,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from immiscible import KNN, CostSpace, Independent, InputError, InSpace, LinearAssignment, Mixed, ResidualSpace
+from immiscible import (
+    KNN,
+    ConditionSpace,
+    CostSpace,
+    Independent,
+    InputError,
+    InSpace,
+    LinearAssignment,
+    Mixed,
+    ResidualSpace,
+)
 from immiscible.cli import main
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.parts import parts_of
@@ -106,8 +116,13 @@ def residuals() -> ResidualSpace:
     return ResidualSpace.fit(x, condition)
 
 
-def test_window_is_one_assignment_of_what_conditions_leave_open() -> None:
-    space = residuals()
+def conditions() -> ConditionSpace:
+    return ConditionSpace(torch.tensor(0.7), torch.full(residuals().mean.shape, 0.2), torch.full(DIMS, 0.5))
+
+
+@pytest.mark.parametrize("fitted", [residuals, conditions])
+def test_window_is_one_assignment_of_what_conditions_leave_open(fitted: Callable[[], Any]) -> None:
+    space = fitted()
     data = [observed(step, micro) for step in range(8) for micro in range(ACCUMULATION)]
     found = by_window(noises(pools(InSpace(Mixed(ASSIGNMENT, 1.0), space), draw=observed)))
     members = (by_window([getattr(one, name) for one in data]) for name in ("x", "condition"))

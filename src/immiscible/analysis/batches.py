@@ -15,19 +15,21 @@ from immiscible.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """What a measurement draws.
+    r"""What a measurement draws.
 
     Attributes:
         count: How many batches.
         size: The data in each, which is the pool of an assignment; all of them where there are fewer.
         labels: The class of each datum, with shape (N,), where the coupling is to keep noise within classes.
         seed: The seed of the data and the noise.
+        condition: The condition of each, with shape (N, \*), where the space of the coupling ranks by it.
     """
 
     count: int = 32
     size: int = 256
     labels: Tensor | None = None
     seed: int = 0
+    condition: Tensor | None = None
 
     def paired(self, data: Data, coupling: Coupling, progress: Progress | None = None) -> Iterator[Pairs]:
         r"""The batches, each with data that differ.
@@ -45,7 +47,15 @@ class Batches:
         if self.labels is not None:
             check_labels(self.labels, len(data))
         size = min(self.size, len(data))
-        drawn = pairs(data, coupling, batches=self.count, batch_size=size, labels=self.labels, seed=self.seed)
+        drawn = pairs(
+            data,
+            coupling,
+            batches=self.count,
+            batch_size=size,
+            labels=self.labels,
+            seed=self.seed,
+            condition=self.condition,
+        )
         for done, pair in enumerate(drawn, 1):
             if pair.noise.shape != pair.x.shape or not bool(pair.noise.isfinite().all()):
                 raise InputError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from immiscible.couplings import Coupling
+from immiscible.couplings.spaces import given
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 
@@ -74,7 +75,14 @@ def some(count: int, among: int, draws: torch.Generator) -> Tensor:
 
 
 def pairs(
-    data: Data, coupling: Coupling, *, batches: int, batch_size: int, labels: Tensor | None = None, seed: int = 0
+    data: Data,
+    coupling: Coupling,
+    *,
+    batches: int,
+    batch_size: int,
+    labels: Tensor | None = None,
+    seed: int = 0,
+    condition: Tensor | None = None,
 ) -> Iterator[Pairs]:
     r"""Batches of different data, drawn and paired as training does.
 
@@ -85,6 +93,7 @@ def pairs(
         batch_size: The data in each, at most all.
         labels: The class of each datum, with shape (N,), where the coupling is to be given them.
         seed: The seed of the data and the noise.
+        condition: The condition of each, with shape (N, \*), where the space of the coupling ranks by it.
     """
     check_counts(batches=batches, batch_size=batch_size)
     for batch in range(batches):
@@ -93,4 +102,5 @@ def pairs(
         draws = generator(x.device, seed, "analysis noise", batch)
         drawn = torch.randn(x.shape, generator=draws, dtype=x.dtype, device=x.device)
         groups = None if labels is None else labels[index.to(labels.device)].to(x.device)
-        yield Pairs(index, x, drawn, coupling(x, drawn, labels=groups, generator=draws))
+        here = coupling if condition is None else given(coupling, condition[index.to(condition.device)].to(x.device))
+        yield Pairs(index, x, drawn, here(x, drawn, labels=groups, generator=draws))

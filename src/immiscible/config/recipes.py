@@ -191,8 +191,9 @@ class PolicyConfig(RunConfig):
     """Residual blocks of the MLP or levels of the U-Net; 0 for 4 or 3."""
     cost_space: CostSpace = "auto"
     """What the coupling ranks: chunks of actions as they are (raw), minus their mean (centered), also over the standard
-    deviation of each number (standardized), components (pca:8), or what the observation leaves open (residual). auto
-    is raw for independent noise and knn, and residual for all else, whose noise would tell the observation."""
+    deviation of each number (standardized), components (pca:8), what the observation leaves open (residual), or with
+    the observation beside them, so that noise moves between near ones (condition, condition:0.95). auto is raw for
+    independent noise and knn, and residual for all else, whose noise would tell the observation."""
     batch_size: Images = 256
     """Windows per optimiser step, over all processes and accumulation steps together."""
     learning_rate: LearningRate = 3e-4

@@ -3,6 +3,7 @@
 from immiscible.couplings.assignment import LinearAssignment
 from immiscible.couplings.cells import Cells
 from immiscible.couplings.components import Components
+from immiscible.couplings.conditions import ConditionSpace
 from immiscible.couplings.explain import Description, describe, noise_like
 from immiscible.couplings.hidden import coupled
 from immiscible.couplings.knn import KNN
@@ -24,6 +25,7 @@ __all__ = [
     "KNN",
     "Cells",
     "Components",
+    "ConditionSpace",
     "CostSpace",
     "Coupling",
     "Description",

@@ -32,12 +32,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from immiscible.couplings.distributed.ranks import Ranks, check_share, note_pool, note_single
+from immiscible.couplings.conditions import accompany, alone, weight_and_mean, weighted
+from immiscible.couplings.distributed.ranks import Ranks, check_share, note_pool, note_single, together
 from immiscible.couplings.distributed.solve import Share, agree, begin
-from immiscible.couplings.protocol import eager, full_float32
+from immiscible.couplings.protocol import check_inputs, eager, full_float32
 from immiscible.couplings.solvers.select import Method
 from immiscible.errors import InputError
 
+# Its mirror images would be drawn to far conditions, too.
+TO_THE_NEAREST = "a condition is for assignments to the nearest, got goal='worst': leave it out."
 # The largest seed that is drawn from a generator.
 SEEDS = 2**62
 
@@ -113,15 +116,36 @@ class LinearAssignment:
 
     @eager
     def __call__(
-        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        noise: Tensor,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+        condition_weight: float | None = None,
     ) -> Tensor:
-        """Couples, see :class:`~immiscible.couplings.protocol.Coupling`.
+        r"""Couples, see :class:`~immiscible.couplings.protocol.Coupling`.
 
         With a global pool blocks are drawn from the generator of the first rank, and wrong input of one rank raises on
         all of them, as does the same noise on two.
+
+        Arguments:
+            x: The data, with shape (B, \*).
+            noise: The noise, with the shape of ``x``.
+            labels: The class of each datum, with shape (B,): noise stays within classes.
+            generator: The source of all randomness, on the device of ``x``.
+            condition: The condition of each datum, floating numbers with shape (B, \*), on the device of ``x``: noise
+                moves between data of near conditions (:mod:`immiscible.couplings.conditions`).
+            condition_weight: The weight of a squared distance of conditions, at least 0; by default it is found from
+                the batch. A loop of many steps finds it once, see :class:`~immiscible.ConditionSpace`.
         """
-        every, order = self._assigned(x, noise, labels, generator)
-        return every.index_select(0, order)
+        if condition is None:
+            every, order = self._assigned(x, noise, labels, generator)
+            return every.index_select(0, order)
+        beside = self._beside(x, noise, condition, condition_weight)
+        every, order = self._assigned(accompany(x, beside), accompany(noise, beside), labels, generator)
+        return alone(every.index_select(0, order), noise)
 
     @eager
     def order(
@@ -147,6 +171,20 @@ class LinearAssignment:
             order = pending.own()
             note_pool(ranks, sum(counts))
             return every, order.to(every.device)
+
+    def _beside(self, x: Tensor, noise: Tensor, condition: Tensor, weight: float | None) -> Tensor:
+        """What stands beside data and noise, with shape (B, c), by one weight and mean on all ranks of a pool."""
+
+        def found() -> Tensor:
+            check_inputs(x, noise, None, None, least=0)
+            if self.goal == "worst":
+                raise InputError(TO_THE_NEAREST)
+            return weight_and_mean(x, noise, condition, weight)
+
+        ranks = self.ranks()
+        every = ranks.concatenate(together(ranks, found)[None], [1] * ranks.size)
+        # A rank without data finds none.
+        return weighted(condition, every[0, 1:], every[:, 0].max().item())
 
     def _seed(self, generator: torch.Generator | None, ranks: Ranks, total: int) -> int:
         """The seed of blocks and plans, that of the first rank on all. An exact assignment of all draws nothing."""

@@ -72,8 +72,14 @@ class _Followed:
     def __call__(
         self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        self.taken.append(self.coupling.order(x, noise, labels=labels, generator=generator).to(noise.device))
+        self.taken.append(self.order(x, noise, labels=labels, generator=generator).to(noise.device))
         return noise
+
+    def order(
+        self, x: Tensor, noise: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """That of the coupling."""
+        return self.coupling.order(x, noise, labels=labels, generator=generator)
 
 
 def _followed(coupling: Coupling, taken: list[Tensor]) -> Coupling:

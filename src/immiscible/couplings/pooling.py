@@ -6,7 +6,7 @@ that list. No noise is kept and none travels: any rank draws any part of it from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from immiscible.couplings.assignment import LinearAssignment
+from immiscible.couplings.conditions import accompany
 from immiscible.couplings.distributed.ranks import Ranks
 from immiscible.couplings.distributed.solve import Pending, Share, agree, begin, begin_whole
 from immiscible.couplings.parts import Parts
 from immiscible.couplings.protocol import finite_norms, full_float32
-from immiscible.couplings.spaces import Space
+from immiscible.couplings.spaces import Accompanied, Space
 
 View = Callable[[Tensor], Tensor]
 
@@ -106,7 +107,8 @@ class PoolPairer:
         ranked, error = self._ranked(x, paired)
         counts = agree(x, labels, self.ranks, error)
         first = sum(counts[: self.ranks.rank])
-        pending = self._pending(Share(ranked, labels, self._pieces(noise)), counts, seed) if paired else None
+        share = Share(ranked, labels, self._pieces(noise))
+        pending = self._pending(self._accompanied(share, counts), counts, seed) if paired else None
         return Paired(self.parts.space, noise, range(first, first + len(x)), sum(counts), pending)
 
     def _ranked(self, x: Tensor, paired: bool) -> tuple[Tensor, Exception | None]:
@@ -122,6 +124,21 @@ class PoolPairer:
     def _pieces(self, noise: Noise) -> Callable[[int, int], Iterable[Tensor]]:
         """The noise as it is ranked."""
         return lambda first, last: (_ranked_part(self.parts.space, piece) for piece in noise.pieces(first, last))
+
+    def _accompanied(self, share: Share, counts: list[int]) -> Share:
+        """What this rank brings, with what stands beside its data and beside all noise, where the space has that."""
+        space = self.parts.space
+        if not isinstance(space, Accompanied):
+            return share
+        own = space.beside()
+        every = self.ranks.concatenate(own, counts)
+
+        def noise(first: int, last: int) -> Iterator[Tensor]:
+            for piece in share.noise(first, last):
+                yield accompany(piece, every[first : first + len(piece)])
+                first += len(piece)
+
+        return Share(accompany(share.x, own), share.labels, noise)
 
     def _pending(self, share: Share, counts: list[int], seed: int) -> Pending:
         assignment = self.parts.assignment

@@ -38,7 +38,7 @@ MOST_NUMBERS = 8192
 # A deviation of less than this share of the whole one is rounding: nothing is left open.
 NOTHING_LEFT = 1e-5
 NO_CONDITION = (
-    "the cost space residual needs the condition of each datum of a batch, got none: rank in `space.given(condition)`."
+    "the cost space {} needs the condition of each datum of a batch, got none: rank in `space.given(condition)`."
 )
 
 
@@ -96,8 +96,8 @@ class ResidualSpace:
             InputError: If there is no condition, or not one for each datum, or something is not finite.
         """
         moments, shape = Moments(), torch.Size()
-        for data, given in _chunks(x, condition):
-            _check_pairs(data, given)
+        for data, given in chunks(x, condition, "residual"):
+            check_pairs(data, given)
             shape = data.shape[1:]
             moments.add(rows(given).double().cpu(), rows(data).double().cpu())
         if not moments.count:
@@ -118,32 +118,14 @@ class ResidualSpace:
             InputError: If it is none, has another number of values than the conditions that the space was fitted to,
                 is not finite, or is on another device.
         """
-        if condition is None:
-            raise InputError(NO_CONDITION)
-        check_plain(condition, "condition")
-        if condition.ndim == 0 or rows(condition).shape[1:] != self.mean.shape:
-            raise InputError(
-                f"`condition` must have {len(self.mean)} numbers for each datum, as when the space was fitted, got "
-                f"shape {tuple(condition.shape)}."
-            )
-        if condition.device != self.mean.device:
-            raise InputError(
-                f"`condition` must be on the device of the space, {self.mean.device}, got {condition.device}: use "
-                f'`space.to("{condition.device}")`.'
-            )
-        _check_finite(condition, "condition")
-        return dataclasses.replace(self, condition=condition)
+        return dataclasses.replace(self, condition=for_batch(condition, self.mean, "residual"))
 
     def ranked(self, x: Tensor) -> Tensor:
         """Data less what their condition says of them, over the deviation of what it leaves open."""
         if self.condition is None:
-            raise InputError(NO_CONDITION)
-        _check_count(x, self.condition)
-        if x.shape[1:] != self.centre.shape:
-            raise InputError(
-                f"`x` must have shape (B, *) with data of shape {tuple(self.centre.shape)}, as when the space was "
-                f"fitted, got {tuple(x.shape)}."
-            )
+            raise InputError(NO_CONDITION.format("residual"))
+        check_count(x, self.condition)
+        check_datum(x, self.centre)
         with full_float32(x.device):
             explained = (rows(self.condition).float() - self.mean) @ self.weights
             return (x - self.centre - explained.view(x.shape)) / self.scale
@@ -165,27 +147,58 @@ class ResidualSpace:
         return ResidualSpace(**{name: value.to(device) for name, value in self.tensors().items()})
 
 
-def _chunks(x: Any, condition: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
-    """Data and their condition, chunk by chunk."""
+def chunks(x: Any, condition: Tensor | None, space: str) -> Iterable[tuple[Tensor, Tensor]]:
+    """Data and their condition, chunk by chunk.
+
+    Arguments:
+        x: The data, or what has a method ``pairs``.
+        condition: The condition of each, if that is apart.
+        space: What a space that needs it is called.
+    """
     if condition is None:
         if not hasattr(x, "pairs"):
             raise InputError(
-                "the cost space residual needs a continuous condition of each datum, such as an observation, got "
+                f"the cost space {space} needs a continuous condition of each datum, such as an observation, got "
                 "data without one: rank in another space."
             )
         return x.pairs()
     _check_rows(x, "x")
     _check_rows(condition, "condition")
-    _check_count(x, condition)
+    check_count(x, condition)
     return zip(x.split(CHUNK), condition.split(CHUNK), strict=True)
 
 
-def _check_pairs(x: Tensor, condition: Tensor) -> None:
+def for_batch(condition: Tensor | None, mean: Tensor, space: str) -> Tensor:
+    r"""The condition of a batch, checked.
+
+    Arguments:
+        condition: The condition of each datum, with shape (B, \*).
+        mean: The mean of those that a space was fitted to, with shape (c,).
+        space: What the space is called.
+    """
+    if condition is None:
+        raise InputError(NO_CONDITION.format(space))
+    check_plain(condition, "condition")
+    if condition.ndim == 0 or rows(condition).shape[1:] != mean.shape:
+        raise InputError(
+            f"`condition` must have {len(mean)} numbers for each datum, as when the space was fitted, got shape "
+            f"{tuple(condition.shape)}."
+        )
+    if condition.device != mean.device:
+        raise InputError(
+            f"`condition` must be on the device of the space, {mean.device}, got {condition.device}: use "
+            f'`space.to("{condition.device}")`.'
+        )
+    check_numbers(condition, "condition")
+    return condition
+
+
+def check_pairs(x: Tensor, condition: Tensor) -> None:
     """Checks a chunk of data, and their condition."""
     for values, name in ((x, "x"), (condition, "condition")):
         _check_rows(values, name)
-        _check_finite(values, name)
-    _check_count(x, condition)
+        check_numbers(values, name)
+    check_count(x, condition)
     if rows(condition).shape[1] > MOST_NUMBERS:
         raise InputError(
             f"`condition` must have at most {MOST_NUMBERS} numbers for each datum, got {rows(condition).shape[1]}: "
@@ -199,11 +212,22 @@ def _check_rows(values: Tensor, name: str) -> None:
         raise InputError(f"`{name}` must have shape (N, *) with at least one element, got {tuple(values.shape)}.")
 
 
-def _check_finite(values: Tensor, name: str) -> None:
+def check_numbers(values: Tensor, name: str) -> None:
+    """Checks that all of them are finite."""
     if not bool(values.isfinite().all()):
         raise InputError(f"`{name}` must be finite, got NaN or infinite values: check the data.")
 
 
-def _check_count(x: Tensor, condition: Tensor) -> None:
+def check_count(x: Tensor, condition: Tensor) -> None:
+    """Checks that there is a condition for each datum."""
     if len(x) != len(condition):
         raise InputError(f"`condition` must have a row for each of {len(x)} data, got {len(condition)}.")
+
+
+def check_datum(x: Tensor, centre: Tensor) -> None:
+    """Checks that data have the shape of those that a space was fitted to."""
+    if x.shape[1:] != centre.shape:
+        raise InputError(
+            f"`x` must have shape (B, *) with data of shape {tuple(centre.shape)}, as when the space was fitted, got "
+            f"{tuple(x.shape)}."
+        )

@@ -12,7 +12,8 @@ has the coarse part that the coupling chose and the fine part that it had. The t
 with the distance taken in the coarse space; for the assignment it has the law of permuting whole noises.
 
 A space is one class, fitted to data and spelled as its ``name`` says, such as ``pooled:8``; :data:`SPACES` lists them.
-What a continuous condition leaves open of the data is a space too, see :mod:`immiscible.couplings.residuals`.
+What a continuous condition leaves open of the data is a space too, see :mod:`immiscible.couplings.residuals`; so are
+data with their conditions beside them, see :mod:`immiscible.couplings.conditions`.
 :class:`InSpace` takes any object that is a :class:`Space`.
 """
 
@@ -30,10 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from immiscible.couplings.assignment import TO_THE_NEAREST
 from immiscible.couplings.axes import check_orthonormal, principal_axes
+from immiscible.couplings.conditions import ConditionSpace, accompany, alone
 from immiscible.couplings.distributed.ranks import check_first, ranks_of, together
 from immiscible.couplings.protocol import (
     Coupling,
+    Independent,
+    Permuting,
     check_plain,
     eager,
     full_float32,
@@ -77,6 +82,15 @@ class Conditional(Space, Protocol):
 
     def given(self, condition: Tensor | None) -> Space:
         r"""The space for a batch with a condition, of shape (B, \*)."""
+        ...
+
+
+@runtime_checkable
+class Accompanied(Conditional, Protocol):
+    """A space in which noise is ranked by what it was drawn beside, too, which an assignment that moves it needs."""
+
+    def beside(self) -> Tensor:
+        """What stands beside each datum, and beside the noise drawn for it, with shape (B, c)."""
         ...
 
 
@@ -359,21 +373,35 @@ class CostSpace(LinearSpace):
 
 
 # The spaces that a run may be asked for. What stands after a colon in a name is a number.
-SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, ResidualSpace, CellMeans, LeadingComponents)
-Fitted = LinearSpace | ResidualSpace
+SPACES: tuple[Any, ...] = (Raw, Centered, Standardized, ResidualSpace, ConditionSpace, CellMeans, LeadingComponents)
+Fitted = LinearSpace | ResidualSpace | ConditionSpace
+# The share of pairs that a condition is to keep apart may be spelled, too.
+WITH_SHARE = r"condition:(0?\.[0-9]{1,6})"
 
 
 def parse_space(text: str) -> Callable[[Population], Fitted]:
-    """Reads the spelling of a space, such as ``centered`` or ``pca:64``; gives what fits it to data.
+    """Reads the spelling of a space, such as ``centered``, ``pca:64`` or ``condition:0.9``; gives what fits it to data.
 
     Raises:
         InputError: If it is no spelling of one of :data:`SPACES`.
     """
+    kind, numbers, named = _spelled(text)
+    return lambda points: kind.fit(points, *numbers, **named)
+
+
+def reads_condition(text: str) -> bool:
+    """Whether data are ranked by their condition in the space of a spelling, so that noise may go across classes."""
+    return hasattr(_spelled(text)[0], "given")
+
+
+def _spelled(text: str) -> tuple[Any, list[int], dict[str, float]]:
+    """The kind of a space, and what else its spelling says."""
+    if found := re.fullmatch(WITH_SHARE, text):
+        return ConditionSpace, [], {"share": float(found[1])}
     for kind in SPACES:
         name, _, number = kind.name.partition(":")
         if found := re.fullmatch(f"{name}:([1-9][0-9]{{0,5}})" if number else name, text):
-            numbers = [int(group) for group in found.groups()]
-            return lambda points: kind.fit(points, *numbers)
+            return kind, [int(group) for group in found.groups()], {}
     *others, last = [kind.name for kind in SPACES]
     raise InputError(f"must be {', '.join(others)} or {last}, got {shown(repr(text), 100)}")
 
@@ -451,6 +479,8 @@ class InSpace:
             raise InputError(f"`coupling` must be a coupling, got {self.coupling!r}: try `LinearAssignment()`.")
         if not isinstance(self.space, Space):
             raise InputError(f"`space` must be a CostSpace, got {type(self.space).__name__}: try `CostSpace(pool=8)`.")
+        if isinstance(self.space, Accompanied):
+            _check_moving(unwrap(self.coupling)[1])
 
     @property
     def inner(self) -> Coupling:
@@ -468,6 +498,10 @@ class InSpace:
         """Couples, see :class:`~immiscible.couplings.protocol.Coupling`."""
         check_first(self.coupling, x, noise, labels, generator)
         space, ranks = self.space, ranks_of(self.coupling)
+        if isinstance(space, Accompanied):
+            data, beside = together(ranks, lambda: (space.ranked(x), space.beside()))
+            drawn = accompany(noise, beside)
+            return alone(self.coupling(accompany(data, beside), drawn, labels=labels, generator=generator), noise)
         if not space.is_coarse:
             data = together(ranks, lambda: space.ranked(x))
             return self.coupling(data, noise, labels=labels, generator=generator)
@@ -483,6 +517,17 @@ class InSpace:
 
     def __str__(self) -> str:
         return str(self.coupling)
+
+
+def _check_moving(coupling: Coupling) -> None:
+    """Checks that a coupling moves noise from one datum to another, to where that is nearest."""
+    if not isinstance(coupling, Permuting | Independent):
+        raise InputError(
+            f"the cost space condition is for assignments, which move noise from one datum to another, got {coupling}: "
+            "take residual."
+        )
+    if getattr(coupling, "goal", "best") == "worst":
+        raise InputError(TO_THE_NEAREST)
 
 
 def given(coupling: Coupling, condition: Tensor | None) -> Coupling:

@@ -20,7 +20,7 @@ from immiscible.config.groups import InputFields, RunConfig, inputs_of
 from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.cells import FittedCells
 from immiscible.couplings.protocol import rows
-from immiscible.couplings.spaces import Conditional, Fitted, InSpace, Space, parse_space
+from immiscible.couplings.spaces import Accompanied, Conditional, Fitted, InSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
@@ -195,9 +195,12 @@ class Ranking:
             return None
         condition = self.points.condition(evenly_spaced(len(self.points), IMAGES))
         size = min(together, MOST_DRIFT_POOL)
-        batches = Batches(max(1, DRIFT_NOISES // size), size)
+        batches = Batches(max(1, DRIFT_NOISES // size), size, condition=condition)
         coupling = with_cells(parse_coupling(self.config.coupling), self.cells)
-        return leak(self.sample(IMAGES), condition, coupling, batches)
+        if not isinstance(self.space, Accompanied):
+            return leak(self.sample(IMAGES), condition, coupling, batches)
+        x = Diffused(self.points, inputs_of(self.config)).spread(IMAGES)
+        return leak(x, condition, InSpace(coupling, self.space), batches)
 
     def write(self, out: Path) -> None:
         """Keeps what the data is ranked by beside the run."""

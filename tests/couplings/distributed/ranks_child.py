@@ -44,6 +44,12 @@ def shares(size: int) -> dict[str, list[int]]:
     }
 
 
+def with_condition(x: Tensor, noise: Tensor, **others: Any) -> Tensor:
+    """Noise moves between data that are alike in three of their numbers."""
+    assignment = LinearAssignment(pool="global")
+    return assignment(x, noise, condition=x.flatten(1)[:, :3], condition_weight=2.0, **others)
+
+
 COUPLINGS: dict[str, Any] = {
     "exact": LinearAssignment(pool="global"),
     "block": LinearAssignment(50, pool="global"),
@@ -52,6 +58,7 @@ COUPLINGS: dict[str, Any] = {
     "slabs": LinearAssignment(64, "slabs", "global"),
     "worst": LinearAssignment(pool="global", goal="worst"),
     "entropic": LinearAssignment(pool="global", temperature=0.5),
+    "condition": with_condition,
     "often": Mixed(LinearAssignment(pool="global"), 0.9),
     "seldom": Mixed(LinearAssignment(pool="global"), 0.1),
     "space": InSpace(LinearAssignment(pool="global"), CostSpace(centre=torch.ones(DIMS), basis=torch.eye(40)[:6])),
@@ -75,6 +82,7 @@ def refusals(rank: int, size: int) -> dict[str, str]:
         "dtype": lambda: COUPLINGS["exact"](x.long() if last else x, noise),
         "size": lambda: COUPLINGS["exact"](x[:, :2] if last else x, noise[:, :2] if last else noise),
         "labels": lambda: COUPLINGS["exact"](x, noise, labels=torch.arange(6) if last else None),
+        "condition": lambda: with_condition(broken if last else x, noise),
         "nobody": lambda: COUPLINGS["exact"](x[:0], noise[:0]),
         "pool": lambda: next(pool(100)([broken if last else x])),
         "key": lambda: next(keyed(100)([{} if last else {"x": x}])),

@@ -125,6 +125,7 @@ def test_buckets_over_ranks_are_those_of_one_process(launched):
     ("case", "own"),
     [
         ("nan", "`x` must be finite"),
+        ("condition", "`condition` must be finite"),
         ("dtype", "`x` must have a real floating dtype"),
         ("size", ""),
         ("labels", ""),

@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from immiscible.config.recipes import PolicyConfig
+from immiscible.couplings.spaces import reads_condition
 from immiscible.data.demonstrations import read_demonstrations
 from immiscible.environments.rollouts import Act
 from immiscible.errors import InputError
@@ -94,6 +95,8 @@ class PolicyTask(PlainTask):
         """What an assignment does to the noise of an observation."""
         if config.cost_space == "residual":
             return ["the assignment ranks what the observation leaves open, so that noise does not tell it."]
+        if reads_condition(config.cost_space):
+            return ["the assignment moves noise between chunks of near observations, so that noise hardly tells them."]
         return [
             f"warning: noise that is assigned to actions in the space {config.cost_space} tells the observation, which "
             "is known to make policies useless: leave --cost-space out, and the assignment ranks residuals."
