@@ -21,8 +21,8 @@ from immiscible.errors import InputError, shown
 
 ALLOWED = (
     "independent, knn:K, knn:K:dot, reservoir:SIZE, cells:COUNT, components:RANK, mixture:COUNT, assignment, "
-    "assignment:BLOCK, assignment:SOLVER (auction, sinkhorn, slabs, auto), assignment:global, assignment:worst, "
-    "assignment:entropic:TEMPERATURE, any @PROBABILITY"
+    "assignment:BLOCK, assignment:worst, assignment:auction (sinkhorn, slabs, auto, global, entropic:TEMPERATURE), "
+    "any @PROBABILITY"
 )
 # The places of a spelling for the arguments of a coupling.
 PLACES = {
