@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from immiscible.comparison.findings import findings, grouped_findings
+from immiscible.comparison.prose import reading_notes
+from immiscible.comparison.tables import faults_table
 
 QUALITY = "Quality at the end of training"
 STEPS = "Training steps to the final FID of independent"
@@ -147,3 +149,16 @@ def test_scores_of_few_images_are_doubted_before_anything_else(make_summary) -> 
     assert "Warning" not in " ".join(findings(summary))
     summary["scores_warning"] = "scores of 5 generated images against 1,797 real ones say little: for a reason."
     assert findings(summary)[0] == f"Warning: {summary['scores_warning']}"
+
+
+@pytest.mark.parametrize("missed", [[], ["blur (weak) scores as real images do"]])
+def test_features_that_miss_known_faults_are_named_before_any_score(make_summary, missed: list[str]) -> None:
+    rungs = [{"fault": "blur", "strengths": ["weak", "strong"], "scores": [1.0, 2.0]}]
+    faults = {"images": 500, "real": 1.0, "rungs": rungs, "missed": missed, "verdict": "What they can tell."}
+    said = grouped_findings(make_summary(3) | {"faults": faults})
+    assert said.get("How far the scores can be trusted") == (["Warning: What they can tell."] if missed else None)
+    rows = faults_table(make_summary(3) | {"faults": faults}).rows
+    assert [name.text for name, _ in rows] == ["none: real images", "blur, weak", "blur, strong"]
+    notes = " ".join(reading_notes(make_summary(3) | {"faults": faults}))
+    assert ("What they can tell." in notes) == (not missed)
+    assert faults_table(make_summary(3)) is None

@@ -29,6 +29,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "immiscible.evaluation.classifier.train", lambda some: (Network(some.shape, some.classes).eval(), 0.5)
     )
+    # What is chosen must not depend on what is installed here.
+    monkeypatch.setattr("immiscible.evaluation.efficientnet.installed", lambda: False)
 
 
 @pytest.fixture

@@ -63,6 +63,21 @@ def test_fid_of_shifted_scaled_and_turned_sets_follows_the_closed_form() -> None
     assert frechet_distance(centred @ turn, centred) == pytest.approx(float(2 * covariance.trace() - 2 * overlap))
 
 
+def test_fid_is_that_of_torchmetrics_where_that_is_exact() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    from immiscible.evaluation.scores import _AsTheyAre
+
+    x, y = torch.randn(2, 200, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    metric = FrechetInceptionDistance(_AsTheyAre(7), sync_on_compute=False)
+    metric.update(x, real=True)
+    metric.update(2 * y + 1, real=False)
+    assert frechet_distance(2 * y + 1, x) == pytest.approx(metric.compute().item(), rel=1e-6)
+    # Of fewer images than features the covariances have no full rank: features that are always 0 change nothing.
+    wide, other = (torch.nn.functional.pad(points, (0, 300)) for points in (2 * y + 1, x))
+    assert frechet_distance(wide, other) == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
 def test_fid_of_gaussians_approaches_that_of_their_laws() -> None:
     """For N(0, I) against N(m, 4 I) in d dimensions it is |m|^2 + d (2 - 1)^2."""
     x, y = points(20_000), 2 * points(20_000, seed=1) + 3

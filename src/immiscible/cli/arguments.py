@@ -13,7 +13,18 @@ import tyro
 from typing_extensions import Doc
 
 from immiscible.config.comparison import comparison_of, one_of
-from immiscible.config.groups import CostSpace, DataFields, Factor, Fields, Images, ImagesOrNone, Seed, Share, Source
+from immiscible.config.groups import (
+    CostSpace,
+    DataFields,
+    Factor,
+    FeatureNames,
+    Fields,
+    Images,
+    ImagesOrNone,
+    Seed,
+    Share,
+    Source,
+)
 from immiscible.config.recipes import PushTEpisodes, Template, TinyPipeline
 from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
 from immiscible.config.values import Needs, Range, Text, There, Word
@@ -238,7 +249,7 @@ class Evaluate(FromRun):
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
     data: str = ""
     """Where the data of the run is now, if it has moved since; it must be the same data."""
-    features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
+    features: FeatureNames = "auto"
     """Feature extractor of the scores."""
     task: Literal["generate", "inpaint", "outpaint"] = "generate"
     """What to score: samples, or images of the data whose centre, or all but it, is drawn again by Stable Diffusion."""
@@ -362,7 +373,7 @@ class AnalyzeRun(Printed):
     one."""
     data: str = ""
     """Where the data of the runs is now, if it has moved since; it must be the same data."""
-    features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
+    features: FeatureNames = "auto"
     """What images are compared in."""
     seed: Seed = 20_000
     """Seed of the starts."""

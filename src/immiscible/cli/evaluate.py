@@ -47,6 +47,8 @@ def _score(arguments: Evaluate, run: Run, samplers: list[Sampler]) -> None:
     else:
         trial = Trial(scorer.samples, guidance)
         rows = evaluate_painting(run, data, scorer.reference, samplers, arguments.task, trial)
+    if isinstance(scorer, ImageScorer) and scorer.faults.get("missed"):
+        rows = [row | {"unfit": scorer.faults["verdict"]} for row in rows]
     if isinstance(data, Head):
         rows = [row | {"reference": f"{len(data)} images of {data.name}"} for row in rows]
     report(arguments.json, rows, score_table(run, rows, scorer.metrics), indent=2)

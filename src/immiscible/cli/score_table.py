@@ -47,8 +47,8 @@ def score_table(run: Run, rows: list[dict[str, Any]], metrics: Sequence[Metric])
     console.print(table)
     for modes in rows[-1].get("modes", ()):
         console.print(_modes(modes), markup=False, highlight=False)
-    if "warning" in first:
-        console.print(f"warning: {first['warning']}", markup=False, highlight=False)
+    for doubt in (first[name] for name in ("warning", "unfit") if name in first):
+        console.print(f"warning: {doubt}", markup=False, highlight=False)
     return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
 
 

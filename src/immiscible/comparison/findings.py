@@ -54,10 +54,16 @@ def grouped_findings(summary: Summary) -> dict[str, list[str]]:
             _title(_beside(summary)): [line for name in compared for line in _beside_quality(summary, name)],
             f"Training steps to {_goal(summary)}": [_steps(summary, name) for name in compared],
         }
-    doubts = summary.get("scores_warning")
-    groups = {MISSING: _missing(summary), TRUST: [f"Warning: {doubts}"] if doubts else [], **groups}
+    groups = {MISSING: _missing(summary), TRUST: _doubts(summary), **groups}
     groups |= {"Law of the noise": _drift(summary), "Cost": _cost(summary)}
     return {question: sentences for question, sentences in groups.items() if sentences}
+
+
+def _doubts(summary: Summary) -> list[str]:
+    """Why the scores tell little, and which faults their features do not see."""
+    faults = summary.get("faults")
+    unfit = faults["verdict"] if faults and faults["missed"] else None
+    return [f"Warning: {doubt}" for doubt in (summary.get("scores_warning"), unfit) if doubt]
 
 
 def _missing(summary: Summary) -> list[str]:

@@ -53,5 +53,7 @@ def reading_notes(summary: Summary) -> list[str]:
             f" The features here: {summary['features']}. Figures in other features, or of another number of samples, "
             "compare with nothing here."
         )
+    if (faults := summary.get("faults")) and not faults["missed"]:
+        first += f" {faults['verdict']}"
     meanings = [meaning.strip() for meaning in (first, *rest) if meaning.strip()]
     return [*meanings, *READING, SINGLE_SEED if len(summary["seeds"]) == 1 else PAIRED]

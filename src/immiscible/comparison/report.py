@@ -18,6 +18,7 @@ from immiscible.comparison.prose import SINGLE_SEED, reading_notes, statement
 from immiscible.comparison.schema import CouplingResult, Summary, check, final_score, main_metric, metrics_of
 from immiscible.comparison.tables import (
     cost_table,
+    faults_table,
     name_of,
     noise_table,
     score_table,
@@ -83,6 +84,7 @@ def _view(summary: Summary, plots: Mapping[str, bytes], directory: Path) -> dict
         "final": _final(summary, plots),
         "score_tables": [score_table(summary, metric) for metric in metrics_of(summary).values()],
         "steps": steps_table(summary),
+        "faults": faults_table(summary),
         "cost": cost_table(summary),
         "warnings": {name: found["warning"] for name, found in summary["couplings"].items() if found["warning"]},
         "noise": noise_table(summary),

@@ -49,6 +49,8 @@ def compare(config: Comparison) -> Summary:
             say(f"scores by {scorer.scoring.features}")
         if scorer.scoring.warning:
             say(f"warning: {scorer.scoring.warning}")
+        if faults := scorer.scoring.faults:
+            say(f"{'warning: ' if faults['missed'] else ''}{faults['verdict']}")
 
         def run_one(variant: Variant, run: RunConfig) -> Trained:
             say(f"{variant.name}, seed {run.seed}: training")

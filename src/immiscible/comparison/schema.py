@@ -100,7 +100,8 @@ class Summary(TypedDict):
 
     ``metrics`` are the fields of each :class:`~immiscible.config.metric.Metric`, the one that curves and verdicts are
     about first; those of images where it is absent. ``features`` may be empty where the scores need none.
-    ``scores_warning`` says why the scores tell little, where they are of few samples; ``left_out`` why couplings that
+    ``scores_warning`` says why the scores tell little, where they are of few samples, ``faults`` how the features score
+    known faults (:func:`immiscible.evaluation.ladder.faults_seen`); ``left_out`` why couplings that
     were asked for are not there; ``gaps`` which points of the curves are missing.
     """
 
@@ -117,6 +118,7 @@ class Summary(TypedDict):
     samples_per_score: int
     metrics: NotRequired[list[dict[str, str]]]
     scores_warning: NotRequired[str | None]
+    faults: NotRequired[dict[str, Any]]
     noise_floor: dict[str, float] | None
     couplings: dict[str, CouplingResult]
     left_out: NotRequired[dict[str, str]]

@@ -67,7 +67,9 @@ class Scorer:
         """The same as a summary states it."""
         nfes = [str(sampler) for sampler in self.samplers]
         runs = self.runs
-        return Scoring(self.data, runs.features, runs.samples, nfes, runs.doubts, runs.metrics)
+        # Of images only.
+        faults = getattr(runs, "faults", None)
+        return Scoring(self.data, runs.features, runs.samples, nfes, runs.doubts, runs.metrics, faults)
 
     def score(self, path: Path, variant: Variant) -> list[dict[str, Any]]:
         """The quality of a run at each of its checkpoints: a row per step and sampler."""

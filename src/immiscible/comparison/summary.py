@@ -53,6 +53,7 @@ class Scoring:
         nfes: The numbers of network calls, as samplers spell them.
         warning: Why the scores tell little, where they do.
         metrics: What is measured, the main metric first.
+        faults: How the features score known faults, where they are features of images.
     """
 
     data: Images
@@ -61,6 +62,7 @@ class Scoring:
     nfes: Sequence[str]
     warning: str | None = None
     metrics: Sequence[Metric] = IMAGE_METRICS
+    faults: dict[str, Any] | None = None
 
 
 def summarise(
@@ -96,6 +98,7 @@ def summarise(
         samples_per_score=scoring.samples,
         **as_written(scoring.metrics),
         scores_warning=scoring.warning,
+        **({"faults": scoring.faults} if scoring.faults else {}),
         noise_floor=None,
         couplings={
             name: _result([run for run in trained if run.coupling == name], baseline, scoring, pictures[name])

@@ -155,6 +155,28 @@ def _measured(summary: Summary, figures: list[list[Score]], places: int | None =
     ]
 
 
+def faults_table(summary: Summary) -> Table | None:
+    """How the features score known faults, where that was measured."""
+    faults = summary.get("faults")
+    if not faults or not faults["rungs"]:
+        return None
+    told = {
+        f"{rung['fault']}, {word}": score
+        for rung in faults["rungs"]
+        for word, score in zip(rung["strengths"], rung["scores"], strict=True)
+    }
+    scores = {"none: real images": faults["real"], **told}
+    places = decimals(list(scores.values()))
+    rows: Sequence[tuple[Name, Sequence[Cell]]] = [
+        (Name(name), [Cell(number(score, places))]) for name, score in scores.items()
+    ]
+    meaning = (
+        f" of {faults['images']:,} real images with each fault, against as many others, in the features of the scores "
+        f"above. {faults['verdict']}"
+    )
+    return Table("FID", meaning, ["Fault", "FID"], rows)
+
+
 def settings_table(title: str, settings: Mapping[str, Any]) -> Table:
     """Names and values of settings."""
     rows: Sequence[tuple[Name, Sequence[Cell]]] = [(Name(key), [Cell(_setting(v))]) for key, v in settings.items()]

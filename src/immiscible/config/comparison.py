@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from typing_extensions import Doc
 
-from immiscible.config.groups import ImagesOrNone, Recipe, RunFields, Seed, Share
+from immiscible.config.groups import FeatureNames, ImagesOrNone, Recipe, RunFields, Seed, Share
 from immiscible.config.systems import System, config_of, system
 from immiscible.config.values import Range, kind_of, kinds, quoted, told
 from immiscible.errors import InputError
@@ -40,7 +40,7 @@ class Comparison(Recipe):
     """Scores along each training, evenly spaced."""
     samples: ImagesOrNone = 0
     """Images drawn for each score; 0 for as many as the data has, at most 10,000."""
-    features: Literal["auto", "inception", "classifier", "pixels"] = "auto"
+    features: FeatureNames = "auto"
     """Feature extractor of the scores."""
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ StartFrom = Annotated[str, ReadBy("immiscible.samplers.starting:parse_start")]
 CostSpace = Annotated[str, ReadBy("immiscible.couplings.spaces:parse_space")]
 SIDES = r"|\s*[1-9]\d{0,4}\s*(,\s*[1-9]\d{0,4}\s*)*"
 OfTheUNet = Needs("network", "unet", "auto")
+FeatureNames = Literal["auto", "inception", "efficientnet-lite", "classifier", "pixels"]
 OPERATIONAL = Operational()
 # Of what may be anywhere already, under any name.
 Source = Annotated[str, There()]

@@ -3,9 +3,10 @@
 FID and its relatives compare images by the features of some network, and a figure means nothing without the name of
 that network. The usual one, Inception-v3, saw photographs of 299x299 pixels: a digit of 8x8 grey pixels enlarged to
 that size is unlike anything it learnt. So Inception is used for RGB images of at least 32 pixels only, and only where
-its weights are available. Otherwise a small classifier is trained once on the labelled data, whose features separate
-these images; without labels, the principal components of the pixels are used. Figures in different features cannot be
-compared with each other, so every output names them.
+its weights are available. Then, for RGB images of any size, comes EfficientNet-Lite0, where it is installed. Otherwise
+a small classifier is trained once on the labelled data, whose features separate these images; without labels, the
+principal components of the pixels are used. Figures in different features cannot be compared with each other, so every
+output names them, and :mod:`immiscible.evaluation.ladder` says whether they can tell what is worse.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor
 
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.evaluation import classifier, inception
+from immiscible.evaluation import classifier, efficientnet, inception
 from immiscible.evaluation import pca as components
 
-CHOICES = ("auto", "inception", "classifier", "pixels")
+CHOICES = ("efficientnet-lite", "auto", "inception", "classifier", "pixels")
 
 
 @runtime_checkable
@@ -58,9 +59,9 @@ def features_for(
 
     Arguments:
         data: The data: the classifier is trained on it, and the principal components are its own.
-        choice: ``inception``, ``classifier``, ``pixels``, or ``auto`` for the first of them that suits the data and
-            is available. Offline, ``auto`` takes at most a few seconds longer, and images that are small or grey
-            never cause a download.
+        choice: ``inception``, ``efficientnet-lite``, ``classifier``, ``pixels``, or ``auto`` for the first of them
+            that suits the data and is available. Offline, ``auto`` takes at most a few seconds longer, and images that
+            are small or grey never cause a download.
         cache: Where trained classifiers are kept. By default ``$IMMISCIBLE_CACHE``, or else ``~/.cache/immiscible``.
         device: Where features are computed. The classifier is always trained on the CPU, for the same result.
 
@@ -81,6 +82,8 @@ def features_for(
         except InputError:
             if choice == "inception":
                 raise
+    if choice == "efficientnet-lite" or (choice == "auto" and data.shape[0] == 3 and efficientnet.installed()):
+        return efficientnet.load(device)
     if choice == "classifier" or (choice == "auto" and classifier.obstacle(data) is None):
         return classifier.train_or_load(data, cache or default_cache(), device)
     return components.fit(data, device)

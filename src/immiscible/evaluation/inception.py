@@ -7,7 +7,6 @@ from its release page otherwise. Their SHA-256 must begin as their name says, an
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib.util
 import io
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible.errors import InputError
+from immiscible.evaluation.weights import check_sha256, plain_tensors
 from immiscible.io import files
 from immiscible.io.png import to_uint8
 
@@ -99,17 +99,12 @@ def _fetch() -> bytes:
 
 
 def _check(data: bytes, origin: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if not found.startswith(SHA256_PREFIX):
-        raise InputError(
-            f"the weights of Inception must have a SHA-256 that begins with {SHA256_PREFIX}, got {found[:8]} in "
-            f"{origin}."
-        )
+    check_sha256(data, SHA256_PREFIX, "Inception", origin)
 
 
 def _plain_tensors(path: Path) -> io.BytesIO:
     """The weights, read as nothing but tensors and packed again: torch-fidelity itself would run any pickle."""
     packed = io.BytesIO()
-    torch.save(torch.load(path, map_location="cpu", weights_only=True), packed)
+    torch.save(plain_tensors(path.read_bytes()), packed)
     packed.seek(0)
     return packed

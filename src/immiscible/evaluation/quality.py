@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -18,8 +18,9 @@ from immiscible.config.metric import IMAGE_METRICS, Metric
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.evaluation.clip import ClipMeter, ClipScore
-from immiscible.evaluation.features import features_for
+from immiscible.evaluation.features import default_cache, features_for
 from immiscible.evaluation.kept import Question, answer
+from immiscible.evaluation.ladder import Facts, faults_seen
 from immiscible.evaluation.scores import Reference, check_count, score_features
 from immiscible.io.png import encode_grid
 from immiscible.runs.open import Run
@@ -55,11 +56,13 @@ class ImageScorer:
     Attributes:
         reference: The data, as features.
         samples: The number of images behind each score.
+        faults: How the features score known faults, see :func:`~immiscible.evaluation.ladder.faults_seen`.
         clip: Scores how well samples fit their prompts, where there are prompts.
     """
 
     reference: Reference
     samples: int
+    faults: Facts = field(default_factory=dict)
     clip: ClipScore | None = None
 
     @classmethod
@@ -70,7 +73,8 @@ class ImageScorer:
             InputError: If there are too few samples or data for a score.
         """
         samples = sample_count(asked.samples, data)
-        return cls(Reference(features_for(data, asked.features, device=device), data), samples)
+        features = features_for(data, asked.features, device=device)
+        return cls(Reference(features, data), samples, faults_seen(features, data, samples, default_cache()))
 
     @property
     def features(self) -> str:
