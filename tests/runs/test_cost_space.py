@@ -15,10 +15,11 @@ from immiscible.analysis.drift import measure_drift
 from immiscible.cli import main
 from immiscible.config.recipes import FlowConfig
 from immiscible.couplings import spaces
-from immiscible.couplings.spaces import LinearSpace, Population
+from immiscible.couplings.spaces import LinearSpace, Population, given
 from immiscible.data import Images, load
 from immiscible.errors import InputError
-from immiscible.runs.cost_space import fit_cost_space, ranked_sample
+from immiscible.runs.cost_space import Ranking, fit_cost_space, ranked_sample
+from immiscible.tasks.registry import make_task
 
 
 def config(**values: Any) -> FlowConfig:
@@ -209,3 +210,60 @@ def test_points_of_any_shape_are_ranked_and_their_drift_is_measured(kind: str, s
         torch.testing.assert_close(whole.mean(0), torch.zeros(whole.shape[1]), rtol=0, atol=1e-5)
     drift = measure_drift(InSpace(LinearAssignment(), space), points, scale=2.0, batch_size=64, batches=16)
     assert not drift.biased
+
+
+def test_classes_are_conditions_that_images_are_ranked_by_across_them() -> None:
+    data = load("digits")
+    assert data.labels is not None
+    own = config(cost_space="residual", conditional=True, coupling="assignment")
+    task = make_task(own, data)
+    source = task.source(data, torch.device("cpu"))
+    drawn = source.draw(torch.arange(256), (0, 0, 0))
+    assert not task.grouped
+    assert drawn.groups is None
+    assert drawn.condition is not None
+    torch.testing.assert_close(drawn.embedded, torch.eye(10)[drawn.condition])
+    ranking = Ranking.fit(own, source.points(), task.grouped)
+    # What a class leaves open is what is left without its mean.
+    means = torch.stack([data.pixels[data.labels == label].float().mean(0) for label in range(10)]) / 127.5 - 1
+    ranked = ranking.space.given(drawn.embedded).ranked(drawn.x)  # pyright: ignore[reportAttributeAccessIssue]
+    left = (drawn.x - means[drawn.condition]).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(
+        ranked.flatten(1) * ranking.space.tensors()["scale"].flatten(), left
+    )
+    assert cosines.min() > 0.99
+    noise = torch.randn(drawn.x.shape, generator=torch.Generator().manual_seed(0))
+    coupled = given(ranking.coupling(), drawn.ranked_by)(drawn.x, noise)
+    torch.testing.assert_close(coupled, LinearAssignment()(ranked, noise), rtol=0, atol=0)
+    leak = ranking.leak(256)
+    assert leak is not None
+    assert abs(leak.score) < 0.05
+
+
+def test_classes_beside_images_keep_noise_within_them_where_they_are_to_keep_most_pairs_apart() -> None:
+    data = load("digits")
+    own = config(cost_space="condition:0.99", conditional=True, coupling="assignment")
+    source = make_task(own, data).source(data, torch.device("cpu"))
+    drawn = source.draw(torch.arange(256), (0, 0, 0))
+    noise = torch.randn(drawn.x.shape, generator=torch.Generator().manual_seed(0))
+    coupled = given(Ranking.fit(own, source.points()).coupling(), drawn.ranked_by)(drawn.x, noise)
+    torch.testing.assert_close(coupled, LinearAssignment()(drawn.x, noise, labels=drawn.condition), rtol=0, atol=0)
+
+
+def test_mirrored_images_are_among_those_that_a_condition_is_fitted_to() -> None:
+    data = load("digits")
+    own = config(cost_space="residual", conditional=True, flip=True)
+    space = fit_cost_space(own, make_task(own, data).source(data, torch.device("cpu")).points())
+    for tensor in (space.tensors()["centre"], space.tensors()["weights"].view(10, 1, 8, 8)):
+        torch.testing.assert_close(tensor, tensor.flip(-1))
+
+
+def test_run_across_classes_says_what_the_noise_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    words = ["train", "flow", "--out", str(out), "--conditional", "--steps", "2", "--batch-size", "64", "--width", "16"]
+    assert main([*words, "--cost-space", "condition:0.99", "--pool", "128"]) == 0
+    said = capsys.readouterr().err
+    assert "ranks images by their class, in the space condition:0.99, and moves noise across classes" in said
+    assert "of the condition: R^2 = " in said
+    assert "leak" in json.loads((out / "summary.json").read_text())
+    assert load_file(out / "cost-space.safetensors")["weight"] > 0

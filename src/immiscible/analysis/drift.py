@@ -16,7 +16,7 @@ from immiscible.couplings.spaces import given
 from immiscible.errors import InputError
 from immiscible.seeds import generator
 from immiscible.training.data_order import DataOrder
-from immiscible.training.sources import ConditionedPoints, Points
+from immiscible.training.sources import Points, condition_of
 
 # A drift counts from five standard errors on, and from half a per cent of the norm.
 STANDARD_ERRORS = 5.0
@@ -108,7 +108,7 @@ def measure_drift(
     for step in range(batches):
         index = order.batch(step)
         x, labels = data.batch(index)
-        here = given(coupling, data.condition(index)) if isinstance(data, ConditionedPoints) else coupling
+        here = given(coupling, condition_of(data, index))
         draws = generator("cpu", SEED, "drift", step)
         noise = torch.randn(x.shape, generator=draws)
         noise = here(x * scale, noise, labels=labels if labelled else None, generator=draws)

@@ -117,7 +117,9 @@ class PairingFields(Fields):
 
     cost_space: CostSpace = "centered"
     """Rank the images as they are (raw), minus their mean (centered), also over the standard deviation of their
-    channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components)."""
+    channels (standardized), or centred in a coarse space: pooled:8 (means over 8 x 8 cells), pca:64 (components). Where
+    they have classes or captions: what these leave open (residual), or with these beside them, so that noise moves
+    between near ones (condition, condition:0.95), in both cases across classes."""
     pool: Annotated[int, Range(0, 2**24, "the noise of a pool is in memory at once")] = 0
     """Data that an assignment pairs at once: a multiple of --batch-size / --accumulation, such as 2048, for pools
     over several micro-batches or steps; 0 for the micro-batch. It always spans all processes."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ NO_CONDITION = (
 )
 
 
+@runtime_checkable
 class Conditioned(Protocol):
     """Data with a continuous condition, in chunks."""
 

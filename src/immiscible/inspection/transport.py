@@ -18,12 +18,14 @@ from torch import Tensor
 from immiscible.config.groups import inputs_of
 from immiscible.couplings import LinearAssignment
 from immiscible.couplings.protocol import rows
+from immiscible.couplings.spaces import given
 from immiscible.data import Images
 from immiscible.inspection.subject import SEED, NotApplicable, Subject
 from immiscible.runs.banner import Pooling
 from immiscible.runs.cost_space import Ranking
 from immiscible.runs.open import Run
 from immiscible.seeds import generator
+from immiscible.training.sources import condition_of
 
 # Pairs of the training that the mean is taken of, and the largest pool: an assignment of more takes a while.
 PAIRS, LARGEST_POOL = 4096, 2048
@@ -126,7 +128,8 @@ def training_cost(run: Run, data: Images, processes: int = 1, pairs: int = PAIRS
         x, groups = points.batch(index)
         x = x * inputs_of(run.config).data_scale
         noise = torch.randn(x.shape, generator=draws)
-        coupled = coupling(x, noise, labels=groups if run.task.grouped else None, generator=draws)
+        here = given(coupling, condition_of(points, index))
+        coupled = here(x, noise, labels=groups if run.task.grouped else None, generator=draws)
         costs.append([_mean(x.double(), coupled.double()), _mean(x.double(), noise.double())])
     own, independent = torch.tensor(costs, dtype=torch.float64).mean(0).tolist()
     return Cost(own, independent)

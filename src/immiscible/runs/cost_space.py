@@ -20,6 +20,7 @@ from immiscible.config.groups import InputFields, RunConfig, inputs_of
 from immiscible.couplings import Coupling, parse_coupling
 from immiscible.couplings.cells import FittedCells
 from immiscible.couplings.protocol import rows
+from immiscible.couplings.residuals import Conditioned
 from immiscible.couplings.spaces import Accompanied, Conditional, Fitted, InSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
@@ -74,8 +75,15 @@ class DiffusedPairs(Diffused):
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         r"""All of them with shape (n, \*), and their conditions, chunk by chunk."""
+        for x, condition in self.points.pairs() if isinstance(self.points, Conditioned) else self._chunks():
+            x = x * self.inputs.data_scale
+            yield x, condition
+            if self.inputs.flip:
+                yield mirror(x), condition
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         for index in torch.arange(len(self.points)).split(IMAGES):
-            yield self.points.batch(index)[0] * self.inputs.data_scale, self.points.condition(index)
+            yield self.points.batch(index)[0], self.points.condition(index)
 
 
 def fit_cost_space(config: RunConfig, data: Points) -> Fitted:
@@ -185,17 +193,21 @@ class Ranking:
             labelled=grouped,
         )
 
-    def leak(self, together: int) -> Leak | None:
-        """How well the condition is read from the coupled noise; None where it is no continuous one, or data are few.
+    def leak(self, together: int, grouped: bool = False) -> Leak | None:
+        """How well the condition is read from the coupled noise; None where there is none that varies, or data are few.
 
         Arguments:
             together: How many data are paired at once.
+            grouped: Whether noise stays within classes.
         """
         if not isinstance(self.points, ConditionedPoints) or len(self.points) < FEWEST:
             return None
-        condition = self.points.condition(evenly_spaced(len(self.points), IMAGES))
+        index = evenly_spaced(len(self.points), IMAGES)
+        condition, labels = self.points.condition(index), self.points.batch(index)[1] if grouped else None
+        if not bool((condition != condition[0]).any()):
+            return None
         size = min(together, MOST_DRIFT_POOL)
-        batches = Batches(max(1, DRIFT_NOISES // size), size, condition=condition)
+        batches = Batches(max(1, DRIFT_NOISES // size), size, labels, condition=condition)
         coupling = with_cells(parse_coupling(self.config.coupling), self.cells)
         if not isinstance(self.space, Accompanied):
             return leak(self.sample(IMAGES), condition, coupling, batches)

@@ -67,7 +67,7 @@ def _train(config: RunConfig, data: Data | None, accelerator: Accelerator, verbo
     leave_untold()
     drift = ranking.drift(pooling.together, task.grouped)
     drift.check(config.coupling, exact=claims_exact(config.coupling))
-    leak = ranking.leak(pooling.together) if accelerator.is_main_process else None
+    leak = ranking.leak(pooling.together, task.grouped) if accelerator.is_main_process else None
     if verbose and accelerator.is_main_process:
         for line in (
             *announcement(config, task, data, pooling, ranking.sample, accelerator.device),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible.config.groups import DataFields, ImageConfig
+from immiscible.couplings.spaces import reads_condition
 from immiscible.data import Images, read
 from immiscible.data.shards import Head
 from immiscible.errors import InputError
@@ -39,6 +40,10 @@ Paths = Literal["smooth", "noisy", "none"]
 PREVIEW = 36
 # Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
 FEW_OF_A_CLASS = 8
+BY_CLASS = (
+    "the assignment ranks images by their class, in the space {}, and moves noise across classes; the leak says how "
+    "much it tells of them. With another --cost-space it works within classes."
+)
 WITHIN_CLASSES = "the assignment works within classes, so that the noise of each class keeps its law."
 # Images sampled at once, and the pixels of all of them; both bound the memory of large sample sets.
 SAMPLE_BATCH = 1024
@@ -370,6 +375,8 @@ class PixelTask(ImageTask):
         """What classes do to an assignment."""
         if not classes:
             return []
+        if reads_condition(config.cost_space):
+            return [BY_CLASS.format(config.cost_space)]
         if config.across_classes:
             return [
                 "warning: the assignment moves noise between classes, so the noise of a class is no longer N(0, I) "
@@ -392,13 +399,16 @@ class PixelTask(ImageTask):
 
     @property
     def grouped(self) -> bool:
-        """Whether the coupling keeps noise within classes."""
-        return self.classes > 0 and not self.config.across_classes
+        """Whether the coupling keeps noise within classes: not where it ranks across them by their classes."""
+        return self.classes > 0 and not self.config.across_classes and not reads_condition(self.config.cost_space)
 
     def source(self, data: Images, device: torch.device) -> PointSource:
         """The data as the loop draws it."""
-        conditional, grouped = self.classes > 0, self.grouped
-        return sourced(data, self.config, lambda images: PixelSource(images, self.config, device, conditional, grouped))
+        config, conditional, grouped = self.config, self.classes > 0, self.grouped
+        ranked_by = self.classes if reads_condition(config.cost_space) else 0
+        return sourced(
+            data, config, lambda images: PixelSource(images, config, device, conditional, grouped, ranked_by)
+        )
 
     @property
     def at_once(self) -> int:

@@ -52,7 +52,7 @@ class Feed:
             return self.pools.pairs(step, micro)
         drawn = self.batches.draw(step, micro)
         self.waiting.prepare(drawn.x, step, micro)
-        return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank, drawn.condition)
+        return drawn, self.pairing.noise(drawn.x, drawn.groups, step, micro, self.rank, drawn.ranked_by)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint of a step keeps: where the source of each process stands, if it has an order of its own."""

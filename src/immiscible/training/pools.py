@@ -191,7 +191,7 @@ class Pools:
         parts = self._pairer.parts
         if not isinstance(parts.space, Conditional):
             return self._pairer
-        conditions = [one.condition for one in members if one.condition is not None]
+        conditions = [one.ranked_by for one in members if one.ranked_by is not None]
         space = parts.space.given(torch.cat(conditions) if conditions else None)
         return replace(self._pairer, parts=replace(parts, space=space))
 

@@ -25,16 +25,23 @@ class Drawn:
         x: The data as they are diffused, ``float32`` with shape (B, \*).
         condition: What the network is conditioned on, with B rows, or None.
         groups: The group of each, with shape (B,), that the coupling must keep noise within, or None.
+        embedded: The condition as numbers, with shape (B, \*), where it is none and data are ranked by it.
     """
 
     x: Tensor
     condition: Tensor | None = None
     groups: Tensor | None = None
+    embedded: Tensor | None = None
+
+    @property
+    def ranked_by(self) -> Tensor | None:
+        """The condition as spaces see it."""
+        return self.condition if self.embedded is None else self.embedded
 
     def to(self, device: torch.device) -> Drawn:
         """The same on a device."""
-        moved = (None if part is None else part.to(device) for part in (self.condition, self.groups))
-        return Drawn(self.x.to(device), *moved)
+        parts = self.condition, self.groups, self.embedded
+        return Drawn(self.x.to(device), *(None if part is None else part.to(device) for part in parts))
 
 
 class Source(Protocol):
@@ -101,6 +108,11 @@ class ConditionedPoints(Points, Protocol):
         ...
 
 
+def condition_of(points: Points, index: Tensor) -> Tensor | None:
+    r"""The condition of some points, with shape (B, \*), or None where they have none."""
+    return points.condition(index) if isinstance(points, ConditionedPoints) else None
+
+
 class PointSource(Source, Protocol):
     """A source that also gives what rankings and drifts are measured on."""
 
@@ -126,6 +138,46 @@ def augmented(x: Tensor, config: ImageRun, position: Position) -> Tensor:
     return augment(x, flip=config.flip, shift=config.shift, generator=draws)
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Classes as numbers, a one in the place of each, ``float32`` with shape (B, K)."""
+    return torch.nn.functional.one_hot(labels.long(), classes).float()
+
+
+@dataclass(frozen=True)
+class ClassPoints:
+    """Images whose classes are conditions that they are ranked by.
+
+    Attributes:
+        images: The images, with labels.
+        classes: How many classes there are.
+    """
+
+    images: Images
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one."""
+        return self.images.shape
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some of them, and their classes."""
+        return self.images.batch(index)
+
+    def mean(self) -> Tensor:
+        """Their mean."""
+        return self.images.mean()
+
+    def condition(self, index: Tensor) -> Tensor:
+        """The classes of some, see :func:`one_hot`."""
+        labels = self.images.labels
+        assert labels is not None
+        return one_hot(labels[index], self.classes)
+
+
 @dataclass(frozen=True)
 class PixelSource:
     """Images, scaled, with their classes where the network is conditioned on them.
@@ -136,6 +188,7 @@ class PixelSource:
         device: Where to put them.
         conditional: Whether the network is conditioned on their classes.
         grouped: Whether the coupling keeps noise within classes.
+        ranked_by: The number of classes where data are ranked by theirs, 0 where they are not.
     """
 
     images: Images
@@ -143,6 +196,7 @@ class PixelSource:
     device: torch.device
     conditional: bool = False
     grouped: bool = False
+    ranked_by: int = 0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -163,12 +217,13 @@ class PixelSource:
         x = x if self.config.data_scale == 1 else x * self.config.data_scale
         labels = labels[0] if labels else None
         # An unconditional network must not be given noise that was paired by class.
-        return Drawn(x, labels if self.conditional else None, labels if self.grouped else None)
+        embedded = None if labels is None or not self.ranked_by else one_hot(labels, self.ranked_by)
+        return Drawn(x, labels if self.conditional else None, labels if self.grouped else None, embedded)
 
     def draw(self, indices: Tensor, position: Position) -> Drawn:
         """Some images, see :class:`Source`."""
         return self.place(self.fetch(indices, position), position)
 
     def points(self) -> Points:
-        """The images without their scale."""
-        return self.images
+        """The images without their scale, with their classes as conditions where they are ranked by these."""
+        return ClassPoints(self.images, self.ranked_by) if self.ranked_by else self.images

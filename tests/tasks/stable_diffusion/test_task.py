@@ -16,12 +16,14 @@ from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.couplings import LinearAssignment
 from immiscible.data import Images
 from immiscible.errors import InputError
+from immiscible.runs.cost_space import Ranking
 from immiscible.samplers import PipelineSampler
 from immiscible.tasks.base import Facts
 from immiscible.tasks.registry import make_task
 from immiscible.tasks.stable_diffusion.task import StableDiffusionTask
 from immiscible.tasks.stable_diffusion.texts import captions_of, encode_tokens, tokenize
 from immiscible.training.ema import trained_weights
+from immiscible.training.sources import ConditionedPoints
 from immiscible.training.task import Batch
 
 Configure = Callable[..., StableDiffusionConfig]
@@ -144,6 +146,35 @@ def test_classes_group_the_pairing_only_where_asked_for(configure: Configure, di
     groups = source.draw(torch.tensor([3, 5]), (0, 0, 0)).groups
     assert groups is not None
     assert groups.tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_captions_are_numbers_that_latents_are_ranked_by(configure: Configure, digits: Images, cached: bool) -> None:
+    few = Images("few", digits.pixels[:300], digits.labels[:300], digits.class_names)  # pyright: ignore[reportOptionalSubscript]
+    config = configure(cost_space="residual", coupling="assignment", cache_latents=cached)
+    task = make_task(config, few)
+    source = task.source(few, CPU)
+    index = torch.tensor([3, 13, 5])
+    drawn = source.draw(index, (0, 0, 0))
+    points = source.points()
+    assert isinstance(points, ConditionedPoints)
+    # The first and the second are threes, and the loss drops captions after they are paired.
+    assert drawn.embedded is not None
+    assert drawn.embedded[0].equal(drawn.embedded[1])
+    assert not drawn.embedded[0].equal(drawn.embedded[2])
+    assert drawn.ranked_by is drawn.embedded
+    torch.testing.assert_close(points.condition(index), drawn.embedded, rtol=0, atol=0)
+    assert sum(len(x) for x, _ in source.points().pairs()) == 300  # pyright: ignore[reportAttributeAccessIssue]
+    if cached:
+        return
+    ranking = Ranking.fit(config, points)
+    leak = ranking.leak(64)
+    assert leak is not None
+    assert abs(leak.score) < 0.05
+    plain = Ranking.fit(configure(coupling="assignment"), points).leak(64)
+    assert plain is not None
+    assert plain.score > 0.1
+    assert configure().cost_space == "centered"
 
 
 def test_captions_are_dropped_at_their_share(configure: Configure) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from transformers import CLIPTokenizer
 
 from immiscible.data import Images
 from immiscible.errors import InputError
-from immiscible.tasks.stable_diffusion.texts import captions_of, tell_cut
+from immiscible.tasks.stable_diffusion.components import load_components
+from immiscible.tasks.stable_diffusion.texts import PooledCaptions, captions_of, tell_cut, tokenize
 
 
 def labelled(*names: str, **more: object) -> Images:
@@ -46,3 +48,21 @@ def test_captions_that_are_cut_are_counted(tiny: Path, capsys: pytest.CaptureFix
     assert f"1 of 3 captions of pets are longer than the {most} tokens that are read of each" in said
     tell_cut(tokenizer, data, (fits, "short"))
     assert capsys.readouterr().err == ""
+
+
+def test_captions_are_pooled_over_their_own_tokens_and_encoded_once(tiny: Path, monkeypatch: Any) -> None:
+    parts = load_components(tiny)
+    captions = ["four", "a longer caption", "", "four", *map(str, range(40))]
+    ids = tokenize(parts.tokenizer, captions)
+    pooled = PooledCaptions(parts.text_encoder, parts.tokenizer.eos_token_id, most=38)
+    found = pooled(ids)
+    for row, caption in enumerate(captions[:4]):
+        tokens = torch.tensor([parts.tokenizer(caption)["input_ids"]])
+        # Without what fills up the others, and without the token that begins all of them.
+        expected = parts.text_encoder(tokens)[0][0, 1:].mean(0)
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(pooled, "_encoded", None)
+    # The last ones are kept, whatever stands beside them.
+    torch.testing.assert_close(pooled(ids[-30:]), found[-30:], rtol=0, atol=0)
+    monkeypatch.undo()
+    torch.testing.assert_close(pooled(ids[:2]), found[:2], rtol=0, atol=0)

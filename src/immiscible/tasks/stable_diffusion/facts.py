@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from immiscible.config.recipes import StableDiffusionConfig
+from immiscible.couplings.spaces import reads_condition
 from immiscible.data import Images
 from immiscible.errors import InputError
 from immiscible.seeds import generator
@@ -19,6 +20,7 @@ from immiscible.tasks.stable_diffusion.texts import caption_of_class, captions_o
 
 # At most that many captions of the data are kept as prompts of samples.
 PROMPTS = 10_000
+BY_CAPTION = "the assignment ranks latents by the pooled embeddings of their captions, so that noise hardly tells them."
 ACROSS_CAPTIONS = (
     "the assignment moves noise between captions, as published, so the noise of a caption is no longer exactly "
     "N(0, I), which sampling starts from; --within-classes keeps it within classes where the data has some."
@@ -90,4 +92,6 @@ class StableDiffusionFacts(ImageTask):
     @classmethod
     def notes(cls, config: StableDiffusionConfig, classes: int, grouped: bool, together: int) -> list[str]:
         """What captions do to an assignment."""
+        if reads_condition(config.cost_space):
+            return [BY_CAPTION, *([WITHIN_CLASSES] if grouped else [])]
         return [WITHIN_CLASSES if grouped else ACROSS_CAPTIONS]

@@ -7,6 +7,7 @@ each time an image is, whether its moments come from the encoder or from disk.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from immiscible.config.groups import ImageRun
+from immiscible.couplings.spaces import reads_condition
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
 from immiscible.seeds import generator
@@ -23,6 +25,8 @@ from immiscible.training.sources import Drawn, Position, augmented, placed
 CHUNK = 32
 # Rankings and drifts are measured on at most that many latents, evenly spaced.
 POINTS = 2048
+# Spaces that rank by captions are fitted to that many, unless all are on disk; so many are read at once.
+FITTED, ROWS = 8192, 1024
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,20 @@ class EncodedMoments:
 
 @dataclass(frozen=True)
 class LatentPoints:
-    """Latents to measure rankings and drifts on, with shape (N, C, h, w), and their classes or None."""
+    """Latents to measure rankings and drifts on, and their captions.
+
+    Attributes:
+        x: The latents, with shape (N, C, h, w).
+        groups: Their classes, or None.
+        embedded: Their captions as numbers, with shape (N, width).
+        more: Gives more latents, with shape (n, C, h, w), and their captions, chunk by chunk: what spaces are fitted
+            to.
+    """
 
     x: Tensor
     groups: Tensor | None
+    embedded: Tensor
+    more: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -127,6 +141,14 @@ class LatentPoints:
         """The mean latent, with shape (C, h, w)."""
         return self.x.double().mean(0).float()
 
+    def condition(self, index: Tensor) -> Tensor:
+        """The captions of some, with shape (B, width)."""
+        return self.embedded[index]
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """More latents and their captions, chunk by chunk."""
+        return self.more()
+
 
 @dataclass(frozen=True)
 class LatentSource:
@@ -136,6 +158,7 @@ class LatentSource:
         moments: The posteriors.
         ids: The token ids, with shape (N, L).
         groups: The class of each that the coupling must keep noise within, with shape (N,), or None.
+        captions: Makes numbers of token ids with shape (B, L), with shape (B, width), on the CPU.
         factor: The VAE's scaling factor.
         config: The configuration of the run.
         device: Where to put them.
@@ -144,6 +167,7 @@ class LatentSource:
     moments: Moments
     ids: Tensor
     groups: Tensor | None
+    captions: Callable[[Tensor], Tensor]
     factor: float
     config: ImageRun
     device: torch.device
@@ -163,10 +187,13 @@ class LatentSource:
     def place(self, fetched: tuple[Tensor, ...], position: Position) -> Drawn:
         """The latents on the device."""
         classes = 0 if self.groups is None else 1
-        made_of, beside = fetched[: -1 - classes], [placed(part, self.device) for part in fetched[-1 - classes :]]
+        made_of, (ids, *groups) = fetched[: -1 - classes], fetched[-1 - classes :]
         mean, std = self.moments.place(made_of, position)
         draws = generator(self.device, self.config.seed, "latent", *position)
         x = mean + std * torch.randn(mean.shape, generator=draws, device=self.device)
+        embedded = self.captions(ids) if reads_condition(self.config.cost_space) else None
+        parts = ids, groups[0] if groups else None, embedded
+        beside = (None if part is None else placed(part, self.device) for part in parts)
         return Drawn(x * (self.factor * self.config.data_scale), *beside)
 
     def draw(self, indices: Tensor, position: Position) -> Drawn:
@@ -177,4 +204,11 @@ class LatentSource:
         """At most 2,048 latents without image scaling, see :class:`~immiscible.training.sources.PointSource`."""
         chosen = evenly_spaced(len(self), POINTS)
         means = self.moments.means(chosen) * self.factor
-        return LatentPoints(means, None if self.groups is None else self.groups[chosen])
+        groups = None if self.groups is None else self.groups[chosen]
+        return LatentPoints(means, groups, self.captions(self.ids[chosen]), self._pairs)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Latents and captions to fit spaces to: all of what is on disk, and as many as are soon encoded."""
+        count = len(self) if self.config.cache_latents else FITTED
+        for index in evenly_spaced(len(self), count).split(ROWS):
+            yield self.moments.means(index) * self.factor, self.captions(self.ids[index])

@@ -15,7 +15,7 @@ from immiscible.tasks.stable_diffusion.cache import cached_moments
 from immiscible.tasks.stable_diffusion.components import Components
 from immiscible.tasks.stable_diffusion.folder import fingerprint, locate
 from immiscible.tasks.stable_diffusion.latents import EncodedMoments, Encoder, LatentSource, Moments
-from immiscible.tasks.stable_diffusion.texts import captions_of, tell_cut, tokenize
+from immiscible.tasks.stable_diffusion.texts import PooledCaptions, captions_of, tell_cut, tokenize
 from immiscible.training.sources import PointSource
 from immiscible.training.streams import sourced
 
@@ -37,10 +37,13 @@ def latent_source(config: StableDiffusionConfig, parts: Components, data: Images
     tell_cut(parts.tokenizer, data, captions_of(data, config.caption_template))
     parts.vae.to(device)
     parts.text_encoder.to(device, _half(config, device))
-    return sourced(data, config, lambda images: _latents(config, parts, images, device))
+    pooled = PooledCaptions(parts.text_encoder, parts.tokenizer.eos_token_id)
+    return sourced(data, config, lambda images: _latents(config, parts, images, device, pooled))
 
 
-def _latents(config: StableDiffusionConfig, parts: Components, data: Images, device: torch.device) -> LatentSource:
+def _latents(
+    config: StableDiffusionConfig, parts: Components, data: Images, device: torch.device, pooled: PooledCaptions
+) -> LatentSource:
     encoder, captions = Encoder(parts.vae, device), captions_of(data, config.caption_template)
     groups = data.labels if config.within_classes else None
     if config.within_classes and groups is None:
@@ -51,7 +54,7 @@ def _latents(config: StableDiffusionConfig, parts: Components, data: Images, dev
         ids = cached.ids()
     else:
         ids = tokenize(parts.tokenizer, captions)
-    return LatentSource(moments, ids, groups, float(parts.vae.config.scaling_factor), config, device)
+    return LatentSource(moments, ids, groups, pooled, float(parts.vae.config.scaling_factor), config, device)
 
 
 def _cached(

@@ -17,6 +17,8 @@ from immiscible.io.console import say
 
 # Captions that are tokenised at once.
 CHUNK = 4096
+# Captions that are pooled at once. Fixed, so that the same caption gives the same numbers to the bit.
+ENCODED = 32
 # Characters of a caption that a warning shows.
 SHOWN = 80
 # Folders that are called after what is in them, and are no class.
@@ -95,3 +97,45 @@ def encode_tokens(text_encoder: Any, ids: Tensor) -> Tensor:
     """What the U-Net attends to, with shape (B, L, width). Each caption is encoded once, however often it comes."""
     unique, back = torch.unique(ids, dim=0, return_inverse=True)
     return text_encoder(unique)[0][back].float()
+
+
+class PooledCaptions:
+    """Captions as numbers: the mean of what the text encoder makes of the tokens of each.
+
+    It is the mean over the tokens after the one that begins a caption, up to the first that ends it.
+
+    Arguments:
+        text_encoder: The text encoder.
+        end: The token that ends a caption.
+        most: Of the last so many captions that differ the numbers are kept, and not computed again.
+    """
+
+    def __init__(self, text_encoder: Any, end: int, most: int = 2**16) -> None:
+        self._text_encoder, self._end, self.most = text_encoder, end, most
+        self._kept: dict[bytes, Tensor] = {}
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """The captions of token ids with shape (B, L), ``float32`` on the CPU with shape (B, width)."""
+        ids = ids.cpu()
+        keys = [row.numpy().tobytes() for row in ids]
+        new = {key: place for place, key in enumerate(keys) if key not in self._kept}
+        found = {key: self._kept[key] for key in keys if key not in new}
+        places = list(new.values())
+        for first in range(0, len(places), ENCODED):
+            some = places[first : first + ENCODED]
+            found |= zip([keys[place] for place in some], self._encoded(ids[some]), strict=True)
+        self._kept |= found
+        if len(self._kept) > self.most:
+            self._kept = dict(list(self._kept.items())[-self.most :])
+        return torch.stack([found[key] for key in keys])
+
+    @torch.no_grad()
+    def _encoded(self, ids: Tensor) -> Tensor:
+        device = next(self._text_encoder.parameters()).device
+        filled = torch.cat([ids, ids[:1].expand(ENCODED - len(ids), -1)])
+        states = self._text_encoder(filled.to(device))[0][: len(ids)].float().cpu()
+        ends = (ids == self._end).long()
+        # What comes after the first of them is not read by the tokens before it.
+        read = (ends.cumsum(1) == ends).float()
+        read[:, 0] = 0
+        return (states * read[..., None]).sum(1) / read.sum(1, keepdim=True)
