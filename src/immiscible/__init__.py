@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         noise_like,
         permutation,
     )
+    from immiscible.runs.source import source
 
 __version__ = "0.1.0"
 
@@ -66,13 +67,17 @@ __all__ = [
     "describe",
     "noise_like",
     "permutation",
+    "source",
 ]
+
+# Where the names are that are not those of couplings.
+ELSEWHERE = {"source": "immiscible.runs.source"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module("immiscible.couplings"), name)
+    value = getattr(importlib.import_module(ELSEWHERE.get(name, "immiscible.couplings")), name)
     globals()[name] = value
     return value
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -46,9 +45,7 @@ def _sample(arguments: Sample) -> None:
 def _draw(arguments: Sample, run: Run, sampler: Sampler, labels: torch.Tensor | None) -> None:
     """Draws images of a run with a sampler."""
     out, guidance = arguments.out, guidance_of(arguments, run)
-    start = run.start(arguments.num, arguments.seed, arguments.noise_scale)
-    if labels is not None:
-        start = dataclasses.replace(start, labels=labels.to(start.noise.device))
+    start = run.start(arguments.num, arguments.seed, arguments.noise_scale, labels=labels)
     calls, drawn = [], len(start)
 
     def draw(part: slice) -> torch.Tensor:

@@ -25,10 +25,6 @@ Read = tuple[Tensor, Tensor | None]
 class Fit(Protocol):
     """What was found in the data."""
 
-    def to(self, device: torch.device | str) -> Fit:
-        """The same on a device."""
-        ...
-
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that it is made of, by name."""
         ...
@@ -59,6 +55,10 @@ class Fittable(Coupling, Protocol):
             labels: The class of each datum of a tensor, with shape (N,), where noise is to stay within classes.
             seed: The seed of all that is random in it.
         """
+        ...
+
+    def to(self, device: torch.device | str) -> Fittable:
+        """The same on a device."""
         ...
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Fittable:

@@ -70,7 +70,7 @@ class Gaussians:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that it is made of, by name."""
-        return {part.name: getattr(self, part.name) for part in fields(self)}
+        return {part.name: getattr(self, part.name).contiguous() for part in fields(self)}
 
     @torch.no_grad()
     def draw(self, normal: Tensor, uniform: Tensor, kinds: Tensor) -> Tensor:

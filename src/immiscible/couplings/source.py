@@ -113,6 +113,10 @@ class Normal:
         return "N(0, I)"
 
 
+# The law that samples start from unless there is another.
+NORMAL = Normal()
+
+
 @dataclass(frozen=True, eq=False)
 class LowRankMixture:
     """Noise that is a Gaussian mixture along a few components, and normal elsewhere.
@@ -216,7 +220,7 @@ def source_from(tensors: Mapping[str, Tensor]) -> Source:
         InputError: If they are not those of a law.
     """
     if not tensors:
-        return Normal()
+        return NORMAL
     parts = dict(tensors)
     names = ("weights", "means", "factors", "classes")
     expected = {"basis", "offset", "rest", *names}
@@ -242,7 +246,7 @@ def source_of(coupling: Coupling) -> Source:
     """
     wrappers, inner = unwrap(coupling)
     if not is_informed(inner):
-        return Normal()
+        return NORMAL
     for wrapper in wrappers:
         if getattr(getattr(wrapper, "space", None), "is_coarse", False):
             raise InputError(

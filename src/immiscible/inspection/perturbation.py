@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible.couplings.source import Normal
 from immiscible.inspection.neighbours import Neighbours
-from immiscible.inspection.subject import SEED, Subject
+from immiscible.inspection.subject import SEED, NotApplicable, Subject
 from immiscible.samplers import Start
 from immiscible.seeds import generator
 
@@ -75,8 +76,13 @@ def perturbation_test(
 
     Returns:
         What is kept under each weight; the last are unrelated starts.
+
+    Raises:
+        NotApplicable: If samples do not start from N(0, I).
     """
     start = subject.start(count, seed)
+    if not isinstance(start.law, Normal):
+        raise NotApplicable(f"starts are perturbed by normal noise, which those from {start.law} are not.")
     features = embed(subject.draw(start))
     origin = data.nearest(features)[1][:, 0]
     found = [

@@ -1,6 +1,6 @@
 """Fits the space that a run's coupling ranks in, see :mod:`immiscible.couplings.spaces`, to the run's data.
 
-A coupling that is itself fitted to data is fitted in that space, see :mod:`immiscible.runs.cells`.
+A coupling that is itself fitted to data is fitted in that space, see :mod:`immiscible.runs.fitted`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from immiscible.analysis.drift import Drift, measure_drift
 from immiscible.analysis.leak import FEWEST, Leak, leak
 from immiscible.config.groups import InputFields, RunConfig, inputs_of
 from immiscible.couplings import Coupling, parse_coupling
-from immiscible.couplings.cells import FittedCells
+from immiscible.couplings.fitting import Fittable
 from immiscible.couplings.protocol import rows
 from immiscible.couplings.residuals import Conditioned
 from immiscible.couplings.spaces import Accompanied, Conditional, Fitted, InSpace, Space, parse_space
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
-from immiscible.runs.cells import fit_cells, with_cells, write_cells
+from immiscible.runs.fitted import fit_coupling, with_fit, write_fit
 from immiscible.seeds import generator
 from immiscible.training.sources import ConditionedPoints, Points
 
@@ -147,34 +147,34 @@ class Ranking:
         config: The configuration of the run.
         points: Its data.
         space: The space that its coupling ranks in.
-        cells: The cells that its coupling has, if it has any.
+        fitted: What of its coupling is fitted to the data, fitted, if anything is.
     """
 
     config: RunConfig
     points: Points
     space: Fitted
-    cells: FittedCells | None = None
+    fitted: Fittable | None = None
 
     @staticmethod
     def fit(config: RunConfig, points: Points, grouped: bool = False) -> Ranking:
-        """Fits the space that a configuration asks for, and the cells of its coupling.
+        """Fits the space that a configuration asks for, and its coupling where that is fitted to data.
 
         Arguments:
-            config: The configuration of the run, whose directory may hold its cells.
+            config: The configuration of the run, whose directory may hold the fit that it began with.
             points: Its data.
             grouped: Whether noise stays within classes.
         """
         space = fit_cost_space(config, points)
-        cells = fit_cells(
+        fitted = fit_coupling(
             parse_coupling(config.coupling), config.out, lambda: ranked_batches(config, points, space, grouped)
         )
-        return Ranking(config, points, space, cells)
+        return Ranking(config, points, space, fitted)
 
     def coupling(self, device: torch.device | str = "cpu") -> Coupling:
         """The run's coupling, in the space; nothing waits in it yet."""
         device = torch.device(device)
-        space, cells = self.space.to(device), self.cells and self.cells.to(device)
-        coupling = with_cells(parse_coupling(self.config.coupling), cells)
+        space = self.space.to(device)
+        coupling = with_fit(parse_coupling(self.config.coupling), self.fitted, device)
         return coupling if space.trivial else InSpace(coupling, space)
 
     def sample(self, count: int) -> Tensor:
@@ -208,7 +208,7 @@ class Ranking:
             return None
         size = min(together, MOST_DRIFT_POOL)
         batches = Batches(max(1, DRIFT_NOISES // size), size, labels, condition=condition)
-        coupling = with_cells(parse_coupling(self.config.coupling), self.cells)
+        coupling = with_fit(parse_coupling(self.config.coupling), self.fitted)
         if not isinstance(self.space, Accompanied):
             return leak(self.sample(IMAGES), condition, coupling, batches)
         x = Diffused(self.points, inputs_of(self.config)).spread(IMAGES)
@@ -218,5 +218,5 @@ class Ranking:
         """Keeps what the data is ranked by beside the run."""
         if tensors := {name: tensor for name, tensor in self.space.tensors().items() if tensor is not None}:
             write_bytes(out / "cost-space.safetensors", save(tensors))
-        if self.cells is not None:
-            write_cells(out, self.cells)
+        if self.fitted is not None:
+            write_fit(out, self.fitted)

@@ -6,11 +6,13 @@ none: the MLP, flows (diffusers has no unconditional pipeline for them), scaled 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from immiscible.config.systems import SYSTEMS, imported, system
+from immiscible.couplings.source import Normal
 from immiscible.data.hub import unreachable
 from immiscible.errors import InputError, one_line
 from immiscible.io.console import say
@@ -66,6 +68,11 @@ def _export(run: Run, out: Path, sampler: str, scores: Sequence[dict[str, Any]],
     task: Any = run.task
     pipeline = task.pipeline(method)
     name = type(pipeline).__name__
+    if not isinstance(task.law, Normal) and "latents" not in inspect.signature(type(pipeline).__call__).parameters:
+        raise InputError(
+            f"export needs samples that start from N(0, I) for {name}, which draws its starts itself, got {task.law}: "
+            "use `immiscible sample`, or --weights-only for a small run directory."
+        )
     card = model_card(run, _exported(run, name), scores)
     write_folder(out, lambda folder: pipeline.save_pretrained(folder, safe_serialization=True), card, replace=replace)
     return name
@@ -80,6 +87,17 @@ def _exported(run: Run, pipeline: str) -> Exported:
         f'pipeline = {pipeline}.from_pretrained("DIRECTORY_OR_REPOSITORY")',
         f"images = pipeline(batch_size=16, {task.pipeline_call(pipeline)})",
     ]
+    if not isinstance(task.law, Normal):
+        # More steps than one add fresh noise, which is normal.
+        shape = ", ".join(map(str, (16, *run.shape)))
+        drawn = [f"labels = torch.arange(16) % {run.classes}"] if run.classes else []
+        of_class, given = (", labels=labels", ", class_labels=labels") if run.classes else ("", "")
+        usage[:1] = ["import immiscible", "import torch", usage[0]] if run.classes else ["import immiscible", usage[0]]
+        usage[-1:] = [
+            *drawn,
+            f"start = immiscible.source(RUN).sample(({shape}){of_class})",
+            f"images = pipeline(batch_size=16, latents=start{given}, num_inference_steps=1)",
+        ]
     tags = ["unconditional-image-generation", "diffusers", "immiscible-diffusion", f"diffusers:{pipeline}"]
     return Exported(f"Images of {' x '.join(map(str, run.shape))}", tags, usage)
 

@@ -20,6 +20,7 @@ from immiscible.runs.directory import CONFIG, IMAGE_AXES, read_config, read_prom
 from immiscible.runs.export import check_export
 from immiscible.runs.model_card import Exported, model_card, without_places
 from immiscible.runs.open import Run
+from immiscible.runs.source import SOURCE, read_source, write_source
 from immiscible.training.checkpoint import write_average
 from immiscible.training.ema import trained_weights
 
@@ -56,6 +57,8 @@ def _write(run: Run, folder: Path) -> None:
     write_json(folder / CONFIG, {**saved, **{key: named[key] for key in saved.keys() & named.keys()}})
     write_average(folder / "checkpoints", run.step, trained_weights(run.network))
     write_prompts(folder, read_prompts(run.path))
+    if (run.path / SOURCE).exists():
+        write_source(folder, read_source(run.path))
     run.task.keep(folder)
 
 

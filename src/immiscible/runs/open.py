@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from immiscible.config.groups import RunConfig
 from immiscible.config.systems import SYSTEMS, config_of, imported, is_system, system
 from immiscible.config.values import kinds, told
+from immiscible.couplings import parse_coupling
+from immiscible.couplings.source import is_informed
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
+from immiscible.runs.source import read_source
 from immiscible.samplers import NotFinite, Sampler, Samples, Start
 from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
 from immiscible.tasks.base import PublishedTask, Shape
@@ -106,9 +109,17 @@ class Run:
         """How many images are sampled at once, which bounds the memory on the device."""
         return self.task.at_once
 
-    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
-        """Where to start that many samples, see :meth:`immiscible.tasks.base.PublishedTask.start`."""
-        return self.task.start(count, self.seed(seed), scale, first)
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
+        """Where to start that many samples, see :meth:`immiscible.tasks.base.PublishedTask.start`.
+
+        Arguments:
+            count: How many.
+            seed: The seed of the starting noise.
+            scale: Its standard deviation.
+            first: The number of the first of them.
+            labels: The class of each, with shape (count,), where they are not in turn.
+        """
+        return self.task.start(count, self.seed(seed), scale, first, labels)
 
     def seed(self, seed: int) -> int:
         """A seed as this run draws from it: one of an earlier version gives the images that it gave then."""
@@ -138,6 +149,8 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
     load_weights(task.network, weights)
     task.network.to(device).eval()
+    if is_informed(parse_coupling(config.coupling)):
+        task = task.starting(read_source(path))
     return Run(path, spelt, task, found, shape, saved.get("seed_bits", ShortSeed.BITS), places)
 
 

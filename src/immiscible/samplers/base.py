@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from immiscible.couplings.source import NORMAL, Normal, Source
 from immiscible.errors import InputError
-from immiscible.seeds import seeded
+from immiscible.seeds import generator, seeded
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Start:
         data: What is mixed with the noise where samples start between noise and data, with shape (B, \*); in the range
             of the data.
         time: The share of the data in that mixture, in [0, 1): 0 is noise.
+        law: The law of the noise.
     """
 
     noise: Tensor
@@ -38,6 +40,7 @@ class Start:
     seeds: list[int]
     data: Tensor | None = None
     time: float = 0.0
+    law: Source = NORMAL
 
     def __len__(self) -> int:
         return len(self.noise)
@@ -45,6 +48,29 @@ class Start:
     def __getitem__(self, chosen: slice) -> Start:
         labels, data = (None if part is None else part[chosen] for part in (self.labels, self.data))
         return replace(self, noise=self.noise[chosen], labels=labels, seeds=self.seeds[chosen], data=data)
+
+    def under(self, law: Source) -> Start:
+        """The same start with its normal noise turned into noise of another law.
+
+        Raises:
+            InputError: If the law does not fit the noise or the classes.
+        """
+        if isinstance(law, Normal):
+            return self
+        draws = (generator("cpu", seed, "source") for seed in self.seeds)
+        uniform = torch.stack([torch.rand((), generator=one, dtype=torch.float64) for one in draws])
+        labels = None if self.labels is None else self.labels.cpu()
+        noise = law.of(self.noise.cpu(), uniform, labels=labels).to(self.noise.device)
+        return replace(self, noise=noise, law=law)
+
+    def check_normal(self, sampler: Sampler) -> None:
+        """Checks that a sampler that adds fresh noise starts from normal noise.
+
+        Raises:
+            InputError: If the noise has another law: on the way it is taken for normal, and independent of the data.
+        """
+        if not isinstance(self.law, Normal):
+            raise InputError(fresh_noise(sampler, str(self.law)))
 
     def mixed(self, signal: float, spread: float) -> Tensor:
         """The points at which the data have one amplitude and the noise the other; the noise where there are no data.
@@ -58,6 +84,15 @@ class Start:
     def generators(self) -> list[torch.Generator]:
         """Fresh generators on the CPU, one for each sample, so that the device does not matter."""
         return [seeded(seed) for seed in self.seeds]
+
+
+def fresh_noise(sampler: Sampler, law: str) -> str:
+    """What is said of a sampler that adds fresh noise where samples start from another law than N(0, I)."""
+    return (
+        f"samples that start from {law} need a sampler without fresh noise, got {sampler.name} with {sampler} network "
+        "calls: it takes the noise on its way for normal; take euler or heun for flows, ddim without eta for "
+        "diffusion, --nfe 1 for consistency models."
+    )
 
 
 class NotFinite(InputError):

@@ -47,9 +47,11 @@ class Multistep:
             predict: Maps scaled points with shape (B, \*) and the scheduler's timesteps with shape (B,) to what the
                 network gives.
             scheduler: A fresh scheduler with the levels that the network was trained on.
-            start: Where to start; its noise is standard normal.
+            start: Where to start; its noise is standard normal unless there is one step.
             second: The noise level between two steps.
         """
+        if self.fresh:
+            start.check_normal(self)
         if self.nfe > scheduler.config["num_train_timesteps"]:
             raise InputError(f"--nfe must be at most {scheduler.config['num_train_timesteps']}, got {self.nfe}.")
         if self.nfe == 2:
@@ -64,6 +66,11 @@ class Multistep:
             # diffusers draws a row from each generator of a list, though its hint names a single one.
             x = scheduler.step(output, t, x, generator=generators).prev_sample  # pyright: ignore
         return Samples(x, len(scheduler.timesteps))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it adds noise on its way: it does so between two steps."""
+        return self.nfe > 1
 
     @property
     def name(self) -> str:

@@ -50,6 +50,8 @@ class DiffusionSampler:
             schedule: The schedule that the network was trained on.
             start: Where to start.
         """
+        if self.fresh:
+            start.check_normal(self)
         scheduler = self.scheduler(schedule)
         generators = start.generators()
         x = start.noise
@@ -72,6 +74,11 @@ class DiffusionSampler:
         scheduler: Any = kind.from_config(schedule.config)
         scheduler.set_timesteps(self.nfe)
         return scheduler
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it adds noise on its way."""
+        return self.method == "ddpm" or self.eta > 0
 
     @property
     def name(self) -> str:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from immiscible.config.groups import DataFields, ImageConfig
+from immiscible.couplings.source import NORMAL, Normal, Source
 from immiscible.couplings.spaces import reads_condition
 from immiscible.data import Images, read
 from immiscible.data.shards import Head
@@ -36,6 +37,9 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 # Ways from noise to data: smooth ones solve an equation, so that more steps come closer to one answer; on noisy ones
 # fresh noise is added; none can be followed.
 Paths = Literal["smooth", "noisy", "none"]
+
+T = TypeVar("T")
+P = TypeVar("P", bound="PixelTask")
 
 PREVIEW = 36
 # Fewer members of a class than these in a pairing leave an assignment within classes little to choose from.
@@ -217,8 +221,32 @@ class PublishedTask(Task, Protocol):
         """How many images are sampled at once; more are sampled in parts."""
         ...
 
-    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
-        """Where to start that many samples, on the device of the network, see :func:`draw_start`."""
+    informed: ClassVar[bool]
+    """Whether samples can start from another law than N(0, I)."""
+
+    @property
+    def law(self) -> Source:
+        """The law that samples start from."""
+        ...
+
+    def starting(self, law: Source) -> PublishedTask:
+        """The same where samples start from a law.
+
+        Raises:
+            InputError: If it is not N(0, I), and they cannot.
+        """
+        ...
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
+        """Where to start that many samples, on the device of the network, see :func:`draw_start`.
+
+        Arguments:
+            count: How many.
+            seed: The seed of the starting noise.
+            scale: Its standard deviation before it is noise of the law.
+            first: The number of the first of them.
+            labels: The class of each, with shape (count,), where they are not in turn.
+        """
         ...
 
     def sample(self, network: nn.Module, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
@@ -260,6 +288,8 @@ class PlainTask:
     needs: ClassVar[tuple[str, ...]] = ()
     unit: ClassVar[str] = "data"
     paths: ClassVar[Paths] = "none"
+    informed: ClassVar[bool] = False
+    law: Source = NORMAL
     preview_file: ClassVar[str] = "samples/step-{step}.png"
 
     @classmethod
@@ -297,6 +327,12 @@ class PlainTask:
 
     def keep(self, out: Path) -> None:
         """Writes nothing: weights and configuration are enough."""
+
+    def starting(self: T, law: Source) -> T:
+        """The same: samples start from N(0, I)."""
+        if not isinstance(law, Normal):
+            raise InputError(f"samples of {type(self).__name__} must start from N(0, I), got {law}.")
+        return self
 
     def trace(self, network: nn.Module, start: Start, steps: int, guidance: float = 1.0) -> Iterator[Moment]:
         """There are no paths to follow."""
@@ -343,12 +379,16 @@ class PixelTask(ImageTask):
         network: The network.
         shape: The shape of an image.
         classes: The number of classes that the network is conditioned on, 0 for none.
+        law: The law that samples start from.
     """
+
+    informed: ClassVar[bool] = True
 
     config: ImageConfig
     network: nn.Module
     shape: Shape
     classes: int
+    law: Source = field(default=NORMAL, kw_only=True)
 
     @classmethod
     def facts_of(cls, config: ImageConfig, data: Images) -> Facts:
@@ -419,10 +459,17 @@ class PixelTask(ImageTask):
         """Divides by the scale of the data."""
         return x if self.config.data_scale == 1 else x / self.config.data_scale
 
-    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
-        """Noise to sample from, with the classes in turn where there are classes, see :func:`draw_start`."""
+    def starting(self: P, law: Source) -> P:
+        """The same where samples start from a law."""
+        return dataclasses.replace(self, law=law)
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
+        """Noise to sample from, with the classes in turn unless they are given, see :func:`draw_start`."""
         device = next(self.network.parameters()).device
-        return draw_start(self.shape, range(first, first + count), self.classes, seed, device, scale)
+        start = draw_start(self.shape, range(first, first + count), self.classes, seed, device, scale)
+        if labels is not None:
+            start = dataclasses.replace(start, labels=labels.to(device))
+        return start.under(self.law)
 
 
 def unet_for_export(task: PixelTask) -> Any:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import ConsistencyConfig
 from immiscible.couplings.protocol import per_row
+from immiscible.couplings.source import Normal
 from immiscible.errors import InputError
 from immiscible.networks import TIME_SCALE
 from immiscible.processes import pseudo_huber
@@ -50,7 +51,7 @@ from immiscible.tasks.base import (
 )
 from immiscible.training.task import Batch
 
-PREVIEW_SAMPLER = Multistep(2)
+PREVIEW_SAMPLER, PREVIEW_OF_INFORMED = Multistep(2), Multistep(1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,9 @@ class ConsistencyTask(PixelTask):
 
     def preview(self, network: nn.Module) -> Tensor:
         """A few samples, see :func:`~immiscible.tasks.base.preview`."""
-        return preview(self, network, self.config.seed, PREVIEW_SAMPLER)
+        # A second step adds fresh noise, which is normal.
+        sampler = PREVIEW_SAMPLER if isinstance(self.law, Normal) else PREVIEW_OF_INFORMED
+        return preview(self, network, self.config.seed, sampler)
 
     def pipeline(self, method: str) -> Any:
         """The pipeline of diffusers with the network, which knows classes.

@@ -223,7 +223,7 @@ class PolicyTask(PlainTask):
         if out is not None:
             write_bytes(out, plans_png(plans, self.facts.done))
 
-    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
         """There is nothing to draw without an observation."""
         raise InputError(NEEDS_OBSERVATIONS)
 

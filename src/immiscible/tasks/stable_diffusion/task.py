@@ -127,8 +127,8 @@ class StableDiffusionTask(StableDiffusionFacts):
         """How many images are sampled at once."""
         return images_at_once(self.facts.shape, MOST_AT_ONCE)
 
-    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
-        """Noise to sample from, and the token ids of the run's prompts in turn."""
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
+        """Noise to sample from, and the token ids of the run's prompts in turn; there are no classes."""
         prompts = self.facts.prompts
         return self.start_for([prompts[i % len(prompts)] for i in range(first, first + count)], seed, scale, first)
 

@@ -16,8 +16,8 @@ from immiscible.couplings.cells import FittedCells
 from immiscible.couplings.protocol import unwrap
 from immiscible.data import load
 from immiscible.data.augment import mirror
-from immiscible.runs.cells import fit_cells, lines_on, with_cells
 from immiscible.runs.cost_space import Ranking, fit_cost_space, ranked_batches
+from immiscible.runs.fitted import fit_coupling, lines_on, with_fit
 
 
 def config(**values: Any) -> FlowConfig:
@@ -48,18 +48,19 @@ def test_batches_are_all_data_as_they_are_ranked() -> None:
 
 def test_cells_are_those_of_the_space() -> None:
     ranking = Ranking.fit(config(coupling="cells:6:3@0.5", cost_space="pca:8"), load("digits"))
-    assert ranking.cells is not None
-    assert ranking.cells.basis.shape == (3, 8)
+    assert isinstance(ranking.fitted, Cells)
+    assert ranking.fitted.fitted is not None
+    assert ranking.fitted.fitted.basis.shape == (3, 8)
     wrappers, inner = unwrap(ranking.coupling())
     assert [type(wrapper) for wrapper in wrappers] == [InSpace, Mixed]
     assert isinstance(inner, Cells)
     assert inner.fitted is not None
-    torch.testing.assert_close(inner.fitted.tensors(), ranking.cells.tensors(), rtol=0, atol=0)
+    torch.testing.assert_close(inner.fitted.tensors(), ranking.fitted.fitted.tensors(), rtol=0, atol=0)
 
 
 def test_other_couplings_have_none() -> None:
-    assert Ranking.fit(config(coupling="assignment"), load("digits")).cells is None
-    assert with_cells(LinearAssignment(), None) == LinearAssignment()
+    assert Ranking.fit(config(coupling="assignment"), load("digits")).fitted is None
+    assert with_fit(LinearAssignment(), None) == LinearAssignment()
     assert lines_on(None) == []
 
 
@@ -104,4 +105,4 @@ def test_run_without_its_cells_does_not_go_on(tmp_path: Path, capsys: pytest.Cap
 def test_start_that_came_to_no_checkpoint_is_fitted_again(tmp_path: Path) -> None:
     (tmp_path / "cells.safetensors").write_bytes(b"of another start")
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    assert fit_cells(Cells(2, rank=1), tmp_path, lambda: [x]) is not None
+    assert fit_coupling(Cells(2, rank=1), tmp_path, lambda: [x]) is not None
