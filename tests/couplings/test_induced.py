@@ -22,13 +22,13 @@ def data(count: int = 8000) -> Tensor:
 @pytest.mark.parametrize("score", ["l2", "dot"])
 def test_law_has_mean_and_covariance_of_the_noise(score):
     x = data()
-    noise = KNN(8, score)(x, torch.randn(x.shape, generator=seeded(1)), generator=seeded(2))
+    noise = KNN(256, score)(x, torch.randn(x.shape, generator=seeded(1)), generator=seeded(2))
     start = induced_law(x[:2000], noise).sample((8000, 1, 5, 8), generator=seeded(3))
     flat, drawn, plain = noise.flatten(1), start.flatten(1), torch.randn(8000, 40, generator=seeded(4))
     torch.testing.assert_close(drawn.mean(0), flat.mean(0), rtol=0, atol=0.06)
     # The data vary most along the first values.
     errors = [(values.T.cov() - flat.T.cov())[:4, :4].norm().item() for values in (drawn, plain)]
-    assert errors[0] < errors[1] / 3
+    assert errors[0] < errors[1] / 2
     assert abs(drawn.square().mean() - flat.square().mean()) < 0.01
 
 
