@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 from immiscible.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from immiscible.couplings import (
         KNN,
         Cells,
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
         noise_like,
         permutation,
     )
-    from immiscible.runs.source import source
+    from immiscible.couplings.source import Source
+
+    source: Callable[[Path | str], Source]
 
 __version__ = "0.1.0"
 
@@ -70,7 +75,7 @@ __all__ = [
     "source",
 ]
 
-# Where the names are that are not those of couplings.
+# Where the names are that are not those of couplings. No import says it, since couplings may not import what is above.
 ELSEWHERE = {"source": "immiscible.runs.source"}
 
 
