@@ -72,15 +72,15 @@ __all__ = [
     "describe",
     "noise_like",
     "permutation",
-    "source",
 ]
 
-# Where the names are that are not those of couplings. No import says it, since couplings may not import what is above.
+# Names that are no couplings', with the modules where they are: they need what trains. No import says it, since couplings
+# may not import what is above them.
 ELSEWHERE = {"source": "immiscible.runs.source"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in ELSEWHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(ELSEWHERE.get(name, "immiscible.couplings")), name)
     globals()[name] = value
@@ -88,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *ELSEWHERE})
