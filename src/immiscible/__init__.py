@@ -74,7 +74,7 @@ __all__ = [
     "permutation",
 ]
 
-# Names that are no couplings', with the modules where they are: they need what trains. No import says it, since couplings
+# Names that need what trains, with the modules where they are. No import says it, since couplings
 # may not import what is above them.
 ELSEWHERE = {"source": "immiscible.runs.source"}
 
