@@ -102,6 +102,7 @@ def test_distance_follows_the_least_of_k_noncentral_chi_squares(dims, k, length)
 @pytest.mark.parametrize(("dims", "length"), [(2, 2.0), (20, 6.0), (64, 0.0), (64, 5.0)])
 def test_law_is_the_same_in_chunks(monkeypatch, dims, length, k):
     monkeypatch.setattr(nearest, "SCALARS_AT_ONCE", 1)
+    monkeypatch.setattr(nearest, "LEADERS_FROM", math.inf)
     sizes = []
     best_of = nearest._best_of
     monkeypatch.setattr(nearest, "_best_of", lambda count, *rest: sizes.append(count) or best_of(count, *rest))

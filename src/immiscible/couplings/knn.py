@@ -11,8 +11,9 @@ with :math:`w` uniform on the unit sphere orthogonal to :math:`u`, all three ind
 
 depends on the two scalars only. So ``k`` scalar pairs are compared and a single tensor is built: the noise handed in
 is the first candidate, and where another pair wins, its axial part is set to that pair's :math:`a` and its orthogonal
-part rescaled to that pair's :math:`r`. The law is that of the published search, exactly. Of thousands of pairs only the
-best is drawn, see :mod:`immiscible.couplings.knn_of_many`.
+part rescaled to that pair's :math:`r`. The law is that of the published search, exactly. Of tens of pairs only those
+that lead are drawn (:mod:`immiscible.couplings.knn_leading`), and of thousands only the best
+(:mod:`immiscible.couplings.knn_of_many`).
 
 :math:`\chi^2_d` is drawn by Marsaglia and Tsang's method (ACM TOMS 26, 2000), vectorised: for
 :math:`\delta = d/2 - 1/3` and :math:`z \sim N(0, 1)` the proposal :math:`2\delta\,(1 + z/\sqrt{9\delta})^3` is accepted
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible.couplings.knn_leading import nearest_of_some
 from immiscible.couplings.knn_of_many import nearest_of_many
 from immiscible.couplings.protocol import (
     check_inputs,
@@ -53,6 +55,8 @@ NO_DIRECTION = 1e-12
 FEW_DEGREES = 34
 # Scalars drawn at once: at most this many, or a quarter of the noise where that is more, which bounds memory in k.
 SCALARS_AT_ONCE = 2**13
+# From the first to the second number of candidates those that lead are drawn, without the others.
+LEADERS_FROM, LEADERS_TO = 16, 256
 # From this many candidates on the best is drawn without the others, which takes as long as these.
 ONE_DRAW_FROM = 4096
 # Above this many float64 hardly tells k from k - 1.
@@ -153,6 +157,8 @@ def _best_pair(
     if k >= ONE_DRAW_FROM:
         others = nearest_of_many(length, dims, k - 1, draw_chi2, generator)
         return _better(length, (axial, radial), others)
+    if LEADERS_FROM <= k <= LEADERS_TO and dims > FEW_DEGREES:
+        return _better(length, (axial, radial), nearest_of_some(length, dims, k - 1, generator))
     batch = len(length)
     chunk = max(2, max(SCALARS_AT_ONCE, batch * dims // 4) // batch)
     while k > 1:
