@@ -15,6 +15,7 @@ from immiscible.couplings.pool import Pool
 from immiscible.couplings.protocol import Coupling, Independent
 from immiscible.couplings.reservoir import Reservoir
 from immiscible.couplings.residuals import ResidualSpace
+from immiscible.couplings.semidiscrete import Potentials, SemidiscreteSampler, fit_potentials, noise_from
 from immiscible.couplings.solvers.dense import assign
 from immiscible.couplings.spaces import CostSpace, InSpace
 
@@ -35,12 +36,16 @@ __all__ = [
     "Mixed",
     "Mixture",
     "Pool",
+    "Potentials",
     "Reservoir",
     "ResidualSpace",
+    "SemidiscreteSampler",
     "assign",
     "coupled",
     "coupling",
     "describe",
+    "fit_potentials",
+    "noise_from",
     "noise_like",
     "parse_coupling",
     "permutation",

@@ -32,8 +32,8 @@ STEPS, DRAWS, LONG_STEPS, POWER = 800, 16, 20, 0.6
 LEAST_ASCENT = -4.0
 # The draws for every cell that are counted in the end.
 COUNTED = 256
-# How many scores are in memory at once.
-SCORES = 2**22
+# How many scores, and how many numbers of draws, are in memory at once.
+SCORES, VALUES = 2**22, 2**26
 
 
 def centres_of(points: Tensor, count: int, draws: torch.Generator) -> Tensor:
@@ -71,13 +71,17 @@ def largest_of(scores: Tensor) -> Tensor:
     return torch.from_numpy(scores.numpy().argmax(1)) if scores.device.type == "cpu" else scores.argmax(1)
 
 
-def ascend(centres: Tensor, weights: Tensor, draws: torch.Generator) -> Tensor:
+def ascend(
+    centres: Tensor, weights: Tensor, draws: torch.Generator, steps: int = STEPS, drawn: int | None = None
+) -> Tensor:
     """The potentials at which the cells have the mass of their weights, with shape (K,).
 
     Arguments:
         centres: The centres, with shape (K, r).
         weights: The weight of each, positive, with shape (K,); they sum to one.
         draws: Draws normal points.
+        steps: The steps of the ascent.
+        drawn: How many points each step draws; by default 16 for every cell.
     """
     count = len(centres)
     potentials, total = torch.zeros_like(weights), torch.zeros_like(weights)
@@ -85,23 +89,38 @@ def ascend(centres: Tensor, weights: Tensor, draws: torch.Generator) -> Tensor:
         return potentials
     spread = (centres - weights @ centres).square().sum(1).mean().sqrt()
     longest = spread / math.sqrt(2 * math.log(count))
-    for step in range(STEPS):
-        ascent = 1 - shares(centres, potentials, count * DRAWS, draws) / weights
+    for step in range(steps):
+        ascent = 1 - shares(centres, potentials, drawn or count * DRAWS, draws) / weights
         pace = min(1.0, (LONG_STEPS / (step + 1)) ** POWER)
         potentials += longest * pace * ascent.clamp_min(LEAST_ASCENT)
-        if step >= STEPS // 2:
+        if step >= steps // 2:
             total += potentials
-    return total / (STEPS - STEPS // 2)
+    return total / (steps - steps // 2)
 
 
 def shares(centres: Tensor, potentials: Tensor, count: int, draws: torch.Generator) -> Tensor:
     """Which share of that many normal draws falls into each cell, with shape (K,)."""
-    points = torch.randn(count, centres.shape[1], generator=draws, device=centres.device, dtype=centres.dtype)
-    return torch.bincount(nearest_of(points, centres, potentials), minlength=len(centres)) / count
+    found = torch.zeros(len(centres), dtype=torch.int64, device=centres.device)
+    most = max(1, VALUES // centres.shape[1])
+    for first in range(0, count, most):
+        shape = min(most, count - first), centres.shape[1]
+        points = torch.randn(shape, generator=draws, device=centres.device, dtype=centres.dtype)
+        found += torch.bincount(nearest_of(points, centres, potentials), minlength=len(centres))
+    return found / count
 
 
-def chi_square(centres: Tensor, potentials: Tensor, weights: Tensor, draws: torch.Generator) -> float:
-    """How far the mass of the cells is from their weights, over further draws; 1 is chance."""
-    count = COUNTED * len(weights)
+def chi_square(
+    centres: Tensor, potentials: Tensor, weights: Tensor, draws: torch.Generator, count: int | None = None
+) -> float:
+    """How far the mass of the cells is from their weights, over further draws; 1 is chance.
+
+    Arguments:
+        centres: The centres, with shape (K, r).
+        potentials: The potential of each, with shape (K,).
+        weights: The weight of each, with shape (K,).
+        draws: Draws normal points.
+        count: How many; by default 256 for every cell.
+    """
+    count = count or COUNTED * len(weights)
     found = shares(centres, potentials, count, draws)
     return (count * (found - weights).square() / weights).sum().item() / max(len(weights) - 1, 1)
