@@ -77,6 +77,22 @@ def test_an_assignment_of_actions_tells_the_observation_and_of_residuals_does_no
     assert abs(leak(residual, observed, "assignment").score) < 0.02
 
 
+def test_a_residual_whose_sign_the_condition_tells_is_found_by_the_other_side_alone() -> None:
+    draws = torch.Generator().manual_seed(0)
+    observed = 2 * torch.rand(4000, 1, generator=draws) - 1
+    # Which way it goes depends on the condition, uncorrelated with it: no linear map of the condition says so.
+    way = torch.where(observed.abs() > 0.5, 1.0, -1.0)
+    x = torch.cat([3 * way, torch.randn(4000, 3, generator=draws)], 1)
+    read = leak(x, observed, "assignment", Batches(16, 256))
+    assert abs(read.excess) < 0.02
+    assert read.told > 0.1
+    assert read.leaks
+    assert "the condition tells" in read.said()
+    free = leak(x, observed, "independent", Batches(16, 256))
+    assert free.told == 0
+    assert not free.leaks
+
+
 def test_length_and_squares_are_read() -> None:
     # Noise whose length, or whose spread along the leading component, tells the condition, and nothing else does.
     x = torch.randn(600, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 1, 1, 1, 1, 1])

@@ -10,7 +10,11 @@ split in two halves, and each is predicted from the other, so no datum is seen b
 generalised cross-validation on the half that is fitted. What the same regression reads from independent noise of the
 same pairs is its floor.
 
-This probe is linear in its features: what it finds is there, but there may be more.
+That probe is linear in its features and predicts the condition as it is: what it finds is there, but there may be more.
+So a continuous condition is looked at from the other side too. Given the condition the noise must be N(0, I), so
+nothing of it may be told: a random forest predicts the noise along a few leading components from the condition, and its
+R^2 on the other half is what is *told*. It sees what no linear probe can, such as a sign that depends on a curved
+function of the condition, which is what remains where data are ranked by their residuals.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from immiscible.couplings.axes import principal_axes
 from immiscible.couplings.protocol import rows
 from immiscible.couplings.ridge import Moments
 from immiscible.errors import InputError
-from immiscible.seeds import generator
+from immiscible.seeds import derive, generator
 
 # Fewer pairs are not worth a regression.
 FEWEST = 100
@@ -41,6 +45,9 @@ PENALTIES = torch.logspace(-4, 4, 33, dtype=torch.float64)
 STANDARD_ERRORS = 4.0
 # A smaller one is there, and harmless as far as has been seen.
 LITTLE = 0.01
+# The forest: its trees, the fewest data in a leaf, how many components it predicts, of how many pairs at most, and from
+# how many columns on a tree looks at some of them only.
+TREES, LEAF, TOLD_COMPONENTS, TOLD_PAIRS, WIDE = 16, 5, 4, 3000, 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,9 @@ class Leak:
         pairs: The number of pairs.
         features: The number of features of the noise.
         batch_size: The data paired at once.
+        told: The share of the variance of the noise along its leading components that a continuous condition tells,
+            less that of independent noise; 0 for classes.
+        told_error: Its standard error.
     """
 
     coupling: str
@@ -76,6 +86,8 @@ class Leak:
     pairs: int
     features: int
     batch_size: int
+    told: float = 0.0
+    told_error: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,7 +97,11 @@ class Leak:
         # Rounded first, zero has no sign.
         score, floor = (round(value, 3) + 0.0 for value in (self.score, self.floor))
         numbers = f"{self.measure} = {score:.3f}, and {floor:.3f} of independent noise"
-        if self.leaks and self.excess < LITTLE:
+        if self.told > LITTLE and self.told > STANDARD_ERRORS * self.told_error:
+            numbers = (
+                f"{numbers}; the condition tells {100 * self.told:.0f} % of the noise along its leading components"
+            )
+        elif self.leaks and self.excess < LITTLE:
             return f"the noise tells next to nothing of the condition: {numbers}."
         if self.leaks:
             return f"the noise tells of the condition: {numbers}; what training reads there misleads sampling."
@@ -124,7 +140,9 @@ def leak(
     check_data(data, least=4)
     wanted = _targets(condition, len(data))
     axes = _axes(data, batches.seed)
-    index, coupled, drawn = [], [], []
+    index: list[Tensor] = []
+    coupled: list[Tensor] = []
+    drawn: list[Tensor] = []
     for pair in batches.paired(data, coupling, progress):
         index.append(pair.index.cpu())
         coupled.append(_features(pair.noise, axes))
@@ -135,7 +153,10 @@ def leak(
     classes = not condition.is_floating_point()
     halves = _halves(which, wanted.argmax(1) if classes else torch.zeros(len(wanted)), batches.seed)
     score, floor = (_score(_predict(torch.cat(seen), wanted[which], halves), classes) for seen in (coupled, drawn))
-    excess = Score(score.value - floor.value, score.parts - floor.parts)
+    excess = score.above(floor)
+    told = Score(0.0, torch.zeros(len(which), dtype=torch.float64))
+    if not classes:
+        told = _told(which, wanted[which], torch.cat(coupled), torch.cat(drawn), batches.seed)
     return Leak(
         coupling=str(coupling),
         measure="accuracy" if classes else "R^2",
@@ -146,10 +167,12 @@ def leak(
         excess=excess.value,
         excess_error=excess.error(which),
         chance=float(wanted[which].mean(0).max()) if classes else 0.0,
-        leaks=excess.value > STANDARD_ERRORS * excess.error(which),
+        leaks=any(found.value > STANDARD_ERRORS * found.error(which) for found in (excess, told)),
         pairs=len(which),
         features=coupled[0].shape[1],
         batch_size=min(batches.size, len(data)),
+        told=told.value,
+        told_error=told.error(which),
     )
 
 
@@ -163,6 +186,10 @@ class Score(NamedTuple):
 
     value: float
     parts: Tensor
+
+    def above(self, floor: Score) -> Score:
+        """By how much it is above another one of the same pairs."""
+        return Score(self.value - floor.value, self.parts - floor.parts)
 
     def error(self, index: Tensor) -> float:
         """Its standard error, with the pairs of one datum taken together.
@@ -240,6 +267,42 @@ def _predict(features: Tensor, wanted: Tensor, halves: list[Tensor]) -> _Predict
     for held_out, fitted in (halves, halves[::-1]):
         predicted[held_out] = ridge(features[fitted], wanted[fitted], features[held_out])
     return _Predicted(predicted, wanted, halves)
+
+
+def _told(index: Tensor, condition: Tensor, coupled: Tensor, drawn: Tensor, seed: int) -> Score:
+    """How much of the noise the condition tells, above what it tells of independent noise.
+
+    Arguments:
+        index: The datum of each pair, with shape (M,).
+        condition: The condition of each, with shape (M, c).
+        coupled: The features of the coupled noise, of which the first are the noise along the leading components.
+        drawn: Those of the noise as it was drawn.
+        seed: The seed of all that is random in it.
+    """
+    from sklearn.ensemble import RandomForestRegressor
+
+    some_of = index.unique()[torch.randperm(len(index.unique()), generator=generator("cpu", seed, "leak told"))]
+    seen = torch.isin(index, some_of[: max(FEWEST, TOLD_PAIRS * len(some_of) // len(index))])
+    halves = _halves(index[seen], torch.zeros(int(index.max()) + 1), seed)
+    scores = []
+    for noise in (coupled, drawn):
+        wanted = noise[seen, :TOLD_COMPONENTS]
+        predicted = torch.empty_like(wanted)
+        for held_out, fitted in (halves, halves[::-1]):
+            forest = RandomForestRegressor(
+                TREES,
+                min_samples_leaf=LEAF,
+                max_features=1.0 if condition.shape[1] < WIDE else "sqrt",
+                random_state=derive(seed, "leak forest") % 2**32,
+            )
+            forest.fit(condition[seen][fitted].numpy(), wanted[fitted].numpy())
+            predicted[held_out] = torch.from_numpy(forest.predict(condition[seen][held_out].numpy()))
+        found = _score(_Predicted(predicted, wanted, halves), classes=False)
+        # Of the pairs that it does not look at, none moves it.
+        parts = torch.zeros(len(index), dtype=found.parts.dtype)
+        parts[seen] = found.parts * (len(index) / int(seen.sum()))
+        scores.append(Score(found.value, parts))
+    return scores[0].above(scores[1])
 
 
 def ridge(features: Tensor, wanted: Tensor, others: Tensor) -> Tensor:
