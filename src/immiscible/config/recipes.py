@@ -167,6 +167,9 @@ class PolicyConfig(RunConfig):
 
     data: Annotated[Source, OPERATIONAL] = "fork"
     """The demonstrations: a .npz file, a folder of them, or fork, a toy whose conditional law is known."""
+    coupling: str = "independent"
+    """Which noise goes with which datum: independent, knn:2, assignment, ... Under observations all others did worse
+    than independent noise where they were measured."""
     process: Literal["ddpm", "flow"] = "ddpm"
     """How noise becomes actions: ddpm, with the squared cosine schedule, or flow, along straight paths."""
     timesteps: Annotated[int, Range(2, 10**4, "each has a noise level of its own"), Needs("process", "ddpm")] = 100

@@ -11,6 +11,9 @@ with the ridge regression :math:`\hat x` of the data on the condition, and the s
 coordinate of what it leaves. The noise of an assignment then tells nothing of the condition that a linear map could
 read from it, and still goes with what the condition leaves open.
 
+What a condition tells otherwise, such as on which side of zero a residual lies, the noise still tells: the law given a
+condition is nearer to :math:`N(0, I)` than without residuals, and not equal to it.
+
 A batch has its condition, so the fitted space is :meth:`~ResidualSpace.given` it, and what comes out is a
 :class:`~immiscible.couplings.spaces.Space` for this batch. Each process ranks its own data; no condition travels.
 """

@@ -25,6 +25,7 @@ from immiscible.samplers.policy import PlanSampler
 from immiscible.tasks.policy.task import PolicyTask
 
 SMALL = ["--width", "16", "--depth", "1", "--device", "cpu", "--no-tensorboard", "--batch-size", "32"]
+SMALL += ["--coupling", "assignment"]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,8 @@ def test_noise_tells_nothing_of_the_observation_by_default_and_much_in_another_s
         data = PolicyTask.load_data(config)
         return Ranking.fit(resolve(config, data), data)
 
-    found = {name: ranking(cost_space=name).leak(256) for name in ("auto", "standardized")}
+    assert ranking().config.coupling == "independent"
+    found = {name: ranking(coupling="assignment", cost_space=name).leak(256) for name in ("auto", "standardized")}
     assert found["auto"] is not None
     assert found["standardized"] is not None
     # Of residuals that vary more in some scenes than in others a little can be read, other than linearly.
