@@ -14,7 +14,7 @@ SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format types hooks docs bench dist release publish address clean
+.PHONY: help demo test slow lint format types hooks docs bench gpu dist release publish address clean
 
 help: ## This list.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev ## Runs every benchmark, on an otherwise idle machine.
 	for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python $$script || exit 1; done
 
 # The wheel is built from the sdist, in an environment of its own that has what pyproject.toml asks for.
+gpu: $(VENV)/.train ## Measures couplings and runs on an accelerator, into benchmarks/gpu.csv.
+	$(BIN)/python benchmarks/gpu.py
+
 dist: $(VENV)/.dev ## Builds the sdist and the wheel into dist/, checks both, and tries them in a fresh environment.
 	rm -rf dist
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
