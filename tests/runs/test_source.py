@@ -215,7 +215,10 @@ def test_knn_runs_keep_their_law_and_start_from_normal_noise(tmp_path: Path) -> 
     out = tmp_path / "run"
     assert main(flags("flow", out, "--coupling", "knn:4")) == 0
     assert isinstance(immiscible.source(out), LowRankMixture)
-    assert load_run(out).task.law == Normal()
+    opened = load_run(out)
+    assert opened.task.law == Normal()
+    # The published practice starts from normal noise; on request samples start from the law that KNN gave the noise.
+    assert opened.under("source").start(400, seed=1).noise.square().mean() < 0.95
     # Runs of earlier versions have no law, and go on.
     (out / SOURCE).unlink()
     assert main(flags("flow", out, "--coupling", "knn:4", "--steps", "6", "--extend")) == 0
@@ -234,3 +237,26 @@ def test_weights_alone_start_from_the_same_law(run: Path, tmp_path: Path) -> Non
     one, other = (load_run(path) for path in (run, tmp_path / "small"))
     torch.testing.assert_close(one.start(4, seed=1).noise, other.start(4, seed=1).noise, rtol=0, atol=0)
     assert isinstance(one, Run)
+
+
+def test_runs_can_start_from_another_law_and_say_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = load_run(run)
+    assert opened.under("auto") is opened
+    capsys.readouterr()
+    normal = opened.under("normal")
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "was trained on noise with another law than N(0, I), which its samples start from now" in said[0]
+    assert (normal.law, normal.task.law) == ("normal", Normal())
+    back = normal.under("source")
+    torch.testing.assert_close(back.start(5, seed=1).noise, opened.start(5, seed=1).noise, rtol=0, atol=0)
+    assert capsys.readouterr().err == ""
+
+
+def test_comparison_refuses_samplers_with_fresh_noise_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "compare consistency --data digits --steps 400 --batch-size 16 --device cpu --nfe 1,2 --couplings".split()
+    said = refused([*words, "independent,mixture:3:4", "--out", str(tmp_path / "all")], capsys)
+    assert "samples that start from the source of mixture:3:4 need a sampler without fresh noise" in said
+    assert not (tmp_path / "all").exists()

@@ -19,6 +19,7 @@ from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.runs.directory import SUMMARY
+from immiscible.runs.source import check_samplers
 from immiscible.runs.train import train
 from immiscible.samplers import NotFinite, parse_samplers
 from immiscible.tasks.registry import load_data
@@ -40,6 +41,8 @@ def compare(config: Comparison) -> Summary:
     variants = variants_of(config)
     runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in variants]
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
+    for variant in variants:
+        check_samplers(variant.coupling, samplers)
     device = scoring_device(runs[0][1])
     with locked(config.out, together=True):
         data: Any = load_data(config)

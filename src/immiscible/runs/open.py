@@ -14,12 +14,13 @@ from immiscible.config.groups import RunConfig
 from immiscible.config.systems import SYSTEMS, config_of, imported, is_system, system
 from immiscible.config.values import kinds, told
 from immiscible.couplings import parse_coupling
-from immiscible.couplings.source import is_informed
+from immiscible.couplings.source import NORMAL, is_informed
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
-from immiscible.runs.source import read_source
+from immiscible.runs.source import read_source, source
 from immiscible.samplers import NotFinite, Sampler, Samples, Start
+from immiscible.samplers.starting import AUTO
 from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
 from immiscible.tasks.base import PublishedTask, Shape
 from immiscible.tasks.registry import load_data, placed, task_of
@@ -40,6 +41,7 @@ class Run:
         shape: The shape of a datum, (C, H, W) of an image.
         seed_bits: How much of a derived seed its generators use.
         places: Where its data and its model were, see :func:`immiscible.tasks.registry.place_of`.
+        law: Which law its samples start from: ``auto`` is that of its coupling, see :meth:`under`.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     shape: Shape
     seed_bits: int = SEED_BITS
     places: Mapping[str, str] = field(default_factory=dict)
+    law: str = AUTO.law
 
     @property
     def network(self) -> nn.Module:
@@ -120,6 +123,26 @@ class Run:
             labels: The class of each, with shape (count,), where they are not in turn.
         """
         return self.task.start(count, self.seed(seed), scale, first, labels)
+
+    def under(self, law: str) -> Run:
+        """The same where samples start from another law.
+
+        Arguments:
+            law: ``auto`` for the coupling's own, which is N(0, I) unless the coupling is informed; ``normal`` for
+                N(0, I); ``source`` for the law of the noise that the run was trained on.
+
+        Raises:
+            InputError: If its samples cannot start there, or the law is not there as it was written.
+        """
+        if law == AUTO.law:
+            return self
+        if law == "normal" and is_informed(parse_coupling(self.config.coupling)):
+            say(
+                f"warning: {self.path} was trained on noise with another law than N(0, I), which its samples start "
+                "from now: leave the start at auto."
+            )
+        start = NORMAL if law == "normal" else source(self.path)
+        return replace(self, task=self.task.starting(start), law=law)
 
     def seed(self, seed: int) -> int:
         """A seed as this run draws from it: one of an earlier version gives the images that it gave then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save
@@ -16,6 +17,7 @@ from immiscible.errors import InputError
 from immiscible.io.files import write_bytes
 from immiscible.runs.directory import read_config
 from immiscible.runs.fitted import read_kept
+from immiscible.samplers.base import Sampler, fresh_noise
 from immiscible.tasks.registry import task_of
 
 SOURCE = "source.safetensors"
@@ -81,3 +83,18 @@ def check_informed(config: RunConfig) -> None:
             f"--cost-space must be raw, centered or standardized with {config.coupling}, got {config.cost_space}: its "
             "source has a mixture for each class."
         )
+
+
+def check_samplers(spelling: str, samplers: Sequence[Sampler]) -> None:
+    """Checks that samples of runs with a coupling can be drawn with some samplers.
+
+    Arguments:
+        spelling: The coupling.
+        samplers: How to sample, from the coupling's own law.
+
+    Raises:
+        InputError: If one adds fresh noise, and that law is not N(0, I).
+    """
+    fresh = [sampler for sampler in samplers if getattr(sampler, "fresh", False)]
+    if fresh and is_informed(parse_coupling(spelling)):
+        raise InputError(fresh_noise(fresh[0], f"the source of {spelling}"))
