@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 # What makes it quick: the last of each pair takes the place of the first.
 FEWER = {
     "--steps 1000": "--steps 12",
-    "--seeds 0,1": "--seeds 0 --evaluations 2 --samples 200",
-    "--out runs/analysis": "--out runs/analysis --num 64 --starts 4 --steps 4",
+    "--seeds 0,1": "--seeds 0 --evaluations 1 --samples 100 --features pixels",
+    "--out runs/analysis": "--out runs/analysis --num 64 --starts 4 --steps 4 --features pixels",
 }
 
 
@@ -39,6 +39,7 @@ def test_the_notebook_is_the_page(tool: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_block_runs_in_order(tool: ModuleType, tmp_path: Path) -> None:
     page = tool.TUTORIAL.read_text(encoding="utf-8")
     for words, fewer in FEWER.items():
