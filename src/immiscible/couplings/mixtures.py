@@ -183,4 +183,5 @@ def _fitted(points: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor,
         # It need not be the best of all mixtures, but one that the data may be drawn from.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(points.numpy())
-    return tuple(torch.from_numpy(part).double() for part in (mixture.weights_, mixture.means_, mixture.covariances_))
+    weights, means, covariances = map(torch.from_numpy, (mixture.weights_, mixture.means_, mixture.covariances_))
+    return weights.double(), means.double(), covariances.double()

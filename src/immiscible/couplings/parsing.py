@@ -80,14 +80,18 @@ def _plain(inner: str, spelling: str) -> Coupling:
             return Reservoir(int(_number(size, spelling, whole=True)))
         case ["reservoir", size, age]:
             return Reservoir(int(_number(size, spelling, whole=True)), _number(age, spelling))
-        case ["cells", *numbers] if 1 <= len(numbers) <= 2:
-            return Cells(*_whole(numbers, spelling))
+        case ["cells", count]:
+            return Cells(_whole(count, spelling))
+        case ["cells", count, rank]:
+            return Cells(_whole(count, spelling), _whole(rank, spelling))
         case ["components", rank]:
-            return Components(*_whole([rank], spelling))
+            return Components(_whole(rank, spelling))
         case ["components", rank, strength]:
-            return Components(*_whole([rank], spelling), _number(strength, spelling))
-        case ["mixture", *numbers] if 1 <= len(numbers) <= 2:
-            return Mixture(*_whole(numbers, spelling))
+            return Components(_whole(rank, spelling), _number(strength, spelling))
+        case ["mixture", count]:
+            return Mixture(_whole(count, spelling))
+        case ["mixture", count, rank]:
+            return Mixture(_whole(count, spelling), _whole(rank, spelling))
         case _:
             raise _unknown(spelling)
 
@@ -122,8 +126,8 @@ def _number(text: str, spelling: str, whole: bool = False) -> float:
     return value
 
 
-def _whole(texts: list[str], spelling: str) -> list[int]:
-    return [int(_number(text, spelling, whole=True)) for text in texts]
+def _whole(text: str, spelling: str) -> int:
+    return int(_number(text, spelling, whole=True))
 
 
 def _unknown(spelling: str) -> InputError:
