@@ -238,3 +238,39 @@ def test_command_reproduces_the_configuration() -> None:
     assert "--conditional" in words
     assert "--data 'my images'" in words
     assert "--batch-size" not in words
+
+
+@pytest.mark.slow
+def test_controls_need_no_training_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start between noise and data shares the runs of the baseline; a prior is drawn from without any."""
+    couplings = "independent,independent[start=components:4@0.5],prior:components:4"
+    words = [*QUICK, "--couplings", couplings, "--nfe", "2,adaptive", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert [run.name for run in (tmp_path / "out" / "runs").iterdir()] == ["independent-seed0"]
+    before = (tmp_path / "out" / "summary.json").read_text()
+    summary = json.loads(before)
+    assert list(summary["couplings"]) == couplings.split(",")
+    plain, begun, prior = (result["curves"] for result in summary["couplings"].values())
+    assert plain["2"] != begun["2"]
+    assert begun["2"][0]["nfe_mean"] == 2
+    assert [point["step"] for point in prior["2"]] == [point["step"] for point in plain["2"]]
+    assert prior["2"] == prior["adaptive"]
+    assert prior["2"][0]["nfe_mean"] == 0
+    assert summary["prior"] == {
+        "name": "prior:components:4",
+        "scores": {name: prior["2"][0][name]["mean"] for name in ("fid", "kid", "precision", "recall")},
+    }
+    for result in summary["couplings"].values():
+        for picture in result["samples"].values():
+            assert (tmp_path / "out" / picture).stat().st_size > 0
+    # What is kept is not drawn again: only pictures are.
+    monkeypatch.setattr("immiscible.evaluation.quality.score_features", None)
+    assert main(words) == 0
+    assert (tmp_path / "out" / "summary.json").read_text() == before
+
+
+def test_every_comparison_of_images_is_held_to_a_prior(compared: Path) -> None:
+    summary = json.loads((compared / "summary.json").read_text())
+    assert summary["prior"]["name"] == "prior:components:32"
+    assert "prior:components:32" not in summary["couplings"]
+    assert "Too short to judge training" in (compared / "report.html").read_text()

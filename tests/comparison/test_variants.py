@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from immiscible.comparison.plan import run_config
+from immiscible.comparison.plan import check_starts, run_config, variants_of
 from immiscible.comparison.variants import Variant, parse_variants
 from immiscible.config.comparison import comparison_of
 from immiscible.config.recipes import ConsistencyConfig, DDIMConfig, FlowConfig
 from immiscible.errors import InputError
+from immiscible.samplers import parse_samplers
 
 
 def names(text: str) -> list[str]:
@@ -76,3 +77,51 @@ def test_bad_contenders_are_refused(text: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_variants(text, FlowConfig)
     assert said in str(caught.value)
+
+
+def test_controls_share_runs_or_have_none() -> None:
+    plain, begun, prior = parse_variants(
+        "independent,independent[start=components:8@0.50],prior:components:16", FlowConfig
+    )
+    assert (begun.name, begun.slug) == ("independent[start=components:8@0.5]", plain.slug)
+    assert (begun.start.components, begun.start.time) == (8, 0.5)
+    assert begun.picture == "independent-start-components-8-at-0.5"
+    assert (prior.name, prior.prior, plain.prior) == ("prior:components:16", 16, 0)
+    config = comparison_of("flow")()
+    assert run_config(config, plain, 0) == run_config(config, begun, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prior:components:16", "--couplings must have a coupling to train"),
+        ("independent,prior:components:16[start=components:8@0.5]", "a prior in --couplings must have no settings"),
+        ("independent,prior:pixels", "a prior must be spelled as components:32, with at most 1,024"),
+        ("independent[start=components:8]", "start in --couplings must be auto"),
+    ],
+)
+def test_bad_controls_are_refused(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_variants(text, FlowConfig)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "couplings", "said"),
+    [
+        ("ddim", "independent[start=components:8@0.5]", "got ddpm for diffusion: leave the start at auto"),
+        ("ddim", "independent,knn:4[start=source]", "samples that start from the source of knn:4 need a sampler"),
+        ("ddim", "independent,components:4", "samples that start from the source of components:4"),
+        ("flow", "independent,components:4[start=components:8@0.5]", "which has a source of its own: leave the start"),
+        ("policy", "independent,prior:components:8", "needs a system that draws plain images, got policy"),
+    ],
+)
+def test_controls_that_a_system_cannot_have_are_refused_before_any_training(
+    task: str, couplings: str, said: str
+) -> None:
+    config = comparison_of(task)(couplings=couplings, sampler="ddpm" if task == "ddim" else "auto")
+    samplers = parse_samplers(task, config.nfe, config.sampler)
+    with pytest.raises(InputError) as caught:
+        check_starts(config, variants_of(config), samplers)
+    assert said in str(caught.value)
+    assert "in --couplings" in str(caught.value)

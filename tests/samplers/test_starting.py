@@ -12,6 +12,7 @@ def test_spellings_are_read_and_written_alike() -> None:
     assert parse_start("auto") == AUTO
     assert parse_start("components:32@0.60") == Starting(components=32, time=0.6)
     assert str(parse_start("components:32@.60")) == "components:32@0.6"
+    assert [str(parse_start(law)) for law in ("normal", "source")] == ["normal", "source"]
     assert parse_prior("components:16") == 16
 
 
@@ -20,7 +21,9 @@ def test_spellings_are_read_and_written_alike() -> None:
     ["", "Auto", "components:32", "components:0@0.5", "components:32@0", "components:32@1", "components:2000@.5"],
 )
 def test_other_spellings_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="must be auto, or at most 1,024 components and a time between 0 and 1"):
+    with pytest.raises(
+        InputError, match="must be auto, normal, source, or at most 1,024 components and a time between 0 and 1"
+    ):
         parse_start(text)
 
 

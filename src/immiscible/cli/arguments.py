@@ -24,6 +24,7 @@ from immiscible.config.groups import (
     Seed,
     Share,
     Source,
+    StartFrom,
 )
 from immiscible.config.recipes import PushTEpisodes, Template, TinyPipeline
 from immiscible.config.systems import SYSTEMS, System, config_of, imported, presets_of, system
@@ -161,6 +162,10 @@ class FromRun(Printed):
     """Share of fresh noise of the sampler ddim, in [0, 1]."""
     noise_scale: Factor = 1.0
     """Standard deviation of the noise that samples start from; other than 1 it is a control."""
+    start: StartFrom = "auto"
+    """Where samples start: auto is where the run's own do, normal is N(0, I), source the law of the noise that the run
+    was trained on; components:32@0.6 is a control, at the time 0.6 between noise and data from a Gaussian mixture along
+    32 components of the run's data."""
     guidance: Guidance = None
     """Weight of classifier-free guidance; 1 is none. For conditional runs; none unless given, but for Stable Diffusion
     what it was trained with."""

@@ -42,6 +42,8 @@ def check_sample_text(arguments: Sample, one_file: bool) -> None:
         arguments: The flags.
         one_file: Whether all images go into one file.
     """
+    if given(arguments, "start"):
+        raise InputError(f"--start must be left out for Stable Diffusion, got {told(arguments.start)}.")
     if "," in arguments.nfe:
         raise InputError(f"--nfe must be one number here, got {told(arguments.nfe)}.")
     _exclude(arguments, "nfe", "steps", "", 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from immiscible.cli.arguments import Evaluate
 from immiscible.cli.effects import check_evaluate
 from immiscible.cli.evaluate_policy import evaluate_policy
-from immiscible.cli.open_run import guidance_of, open_run, samplers_for
+from immiscible.cli.open_run import guidance_of, open_run, samplers_for, started
 from immiscible.cli.results import report
 from immiscible.cli.score_table import score_table
 from immiscible.config.systems import imported, system
@@ -28,6 +28,7 @@ def evaluate(arguments: Evaluate) -> None:
     row = system(run.config.task)
     check_evaluate(arguments, row)
     samplers = samplers_for(arguments, run, row.nfe)
+    run = started(arguments, run, samplers, arguments.data)
     kept = run.path / FILE
     check_output(kept, "new", flag=FILE, suffixes=[kept.suffix], overwrite=True)
     with locked(kept, directory=False):

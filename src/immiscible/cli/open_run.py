@@ -14,7 +14,9 @@ from immiscible.config.systems import is_system, system
 from immiscible.errors import InputError
 from immiscible.runs.directory import CONFIG, read_config
 from immiscible.runs.open import Run, load_run
+from immiscible.runs.prior import Prior, begun
 from immiscible.samplers import Sampler, parse_samplers
+from immiscible.samplers.starting import check_start, parse_start
 from immiscible.seeds import SEED_BITS, seed_of
 from immiscible.tasks.stable_diffusion import pipelines
 from immiscible.tasks.stable_diffusion.folder import fingerprint
@@ -38,6 +40,20 @@ def guidance_of(arguments: FromRun, run: Run) -> float:
 def samplers_for(arguments: Sample | Evaluate, run: Run, default: str) -> list[Sampler]:
     """The samplers that the flags ask for, at the default numbers of network calls where they name none."""
     return parse_samplers(run.config.task, arguments.nfe or default, arguments.sampler, arguments.eta)
+
+
+def started(arguments: Sample | Evaluate, run: Run, samplers: list[Sampler], moved: str = "") -> Run:
+    """A run whose samples start where the flags ask for.
+
+    Arguments:
+        arguments: The flags.
+        run: The run.
+        samplers: How it is sampled.
+        moved: Where its data is now, if that is not where it was.
+    """
+    starting = parse_start(arguments.start)
+    check_start(starting, system(run.config.task), samplers)
+    return begun(run, starting, lambda components, by_class: Prior(run.data(moved), components, by_class))
 
 
 def is_text_model(path: Path) -> bool:

@@ -9,7 +9,7 @@ import torch
 from immiscible.cli.arguments import Sample
 from immiscible.cli.effects import check_sample
 from immiscible.cli.images import alone, check_images, fill, is_file, write_file
-from immiscible.cli.open_run import guidance_of, is_text_model, open_run, samplers_for
+from immiscible.cli.open_run import guidance_of, is_text_model, open_run, samplers_for, started
 from immiscible.cli.results import report
 from immiscible.config.systems import system
 from immiscible.errors import InputError
@@ -38,6 +38,7 @@ def _sample(arguments: Sample) -> None:
     samplers = samplers_for(arguments, run, system(run.config.task).nfe.split(",")[-1])
     if len(samplers) > 1:
         raise InputError(f"--nfe must be one number or adaptive here, got {arguments.nfe}.")
+    run = started(arguments, run, samplers)
     labels = torch.tensor(_classes(arguments.classes, run, arguments.num)) if arguments.classes else None
     _draw(arguments, run, samplers[0], labels)
 
@@ -72,6 +73,7 @@ def _identity(arguments: Sample, run: Run, sampler: Sampler) -> dict[str, Any]:
         "eta": arguments.eta,
         "guidance": guidance_of(arguments, run),
         "noise_scale": arguments.noise_scale,
+        **({"start": run.starts} if run.opening else {}),
         "classes": arguments.classes,
         "seed": arguments.seed,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from immiscible.comparison.variants import Variant, parse_variants
 from immiscible.config.command import command_line
 from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig, common
-from immiscible.config.systems import config_of
+from immiscible.config.systems import System, config_of, system
 from immiscible.config.values import check_needs
 from immiscible.errors import InputError
 from immiscible.io.files import write_json
 from immiscible.io.outputs import COMPARISON, claim
 from immiscible.runs.directory import SUMMARY
+from immiscible.runs.prior import check_from_noise
+from immiscible.runs.source import check_samplers
+from immiscible.samplers import Sampler
+from immiscible.samplers.starting import check_start
 
 
 def variants_of(config: Comparison) -> list[Variant]:
@@ -25,6 +30,31 @@ def variants_of(config: Comparison) -> list[Variant]:
         InputError: If they are not spelled as couplings with settings.
     """
     return parse_variants(config.couplings, config_of(config.task))
+
+
+def check_starts(config: Comparison, variants: Sequence[Variant], samplers: Sequence[Sampler]) -> None:
+    """Checks that the contenders can be sampled and scored as they ask for, before any is trained.
+
+    Raises:
+        InputError: If a sampler cannot start where one starts, or there is no prior of such data.
+    """
+    row = system(config.task)
+    for variant in variants:
+        try:
+            check_start(variant.start, row, samplers)
+            if not variant.prior:
+                check_samplers(variant.coupling, samplers, variant.start.law)
+            if variant.start.components:
+                check_from_noise(variant.coupling)
+        except InputError as error:
+            raise InputError(f"{variant.name} in --couplings: {error}") from None
+        if variant.prior and not has_prior(row):
+            raise InputError(f"{variant.name} in --couplings needs a system that draws plain images, got {row.name}.")
+
+
+def has_prior(row: System) -> bool:
+    """Whether samples of a prior of a system's data are scored as those of its runs are."""
+    return row.scored == "images" and not row.prompted
 
 
 def evaluated_every(config: Comparison) -> int:

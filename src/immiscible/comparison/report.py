@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from immiscible.comparison.controls import too_short
 from immiscible.comparison.findings import grouped_findings
 from immiscible.comparison.formatting import at_calls, calls, count, joined, spread
 from immiscible.comparison.plots import curve_name, draw, has_log_scale
 from immiscible.comparison.prose import SINGLE_SEED, reading_notes, statement
-from immiscible.comparison.schema import CouplingResult, Summary, check, final_score, main_metric, metrics_of
+from immiscible.comparison.schema import Contender, Summary, check, final_score, main_metric, metrics_of, trained
 from immiscible.comparison.tables import (
     cost_table,
     faults_table,
@@ -74,9 +75,10 @@ def _view(summary: Summary, plots: Mapping[str, bytes], directory: Path) -> dict
     what = system(task).title if is_system(task) else task
     return {
         "title": f"{what[:1].upper()}{what[1:]} on {summary['data']['name']}",
-        "contenders": count(len(summary["couplings"]), "coupling"),
+        "contenders": count(len(trained(summary)), "coupling"),
         "statement": statement(summary),
         "single_seed": SINGLE_SEED if len(summary["seeds"]) == 1 else "",
+        "too_short": too_short(summary),
         "groups": _findings(summary),
         "curves_note": _curves_note(summary),
         "curves": [_curve(summary, plots, nfe) for nfe in summary["nfes"]],
@@ -86,7 +88,7 @@ def _view(summary: Summary, plots: Mapping[str, bytes], directory: Path) -> dict
         "steps": steps_table(summary),
         "faults": faults_table(summary),
         "cost": cost_table(summary),
-        "warnings": {name: found["warning"] for name, found in summary["couplings"].items() if found["warning"]},
+        "warnings": {name: found["warning"] for name, found in trained(summary).items() if found["warning"]},
         "noise": noise_table(summary),
         "samples_note": f"By the networks of seed {first}, all from the same noise: the same place, the same start.",
         "samples": _samples(summary, directory),
@@ -180,6 +182,6 @@ def _read_png(directory: Path, relative: str) -> bytes | None:
     return content if content.startswith(PNG) else None
 
 
-def _facts(result: CouplingResult) -> dict[str, str]:
+def _facts(result: Contender) -> dict[str, str]:
     said = result["description"]
     return {"Moves": said["moves"], "Law of the noise": said["marginal"], "Cost": said["cost"]}

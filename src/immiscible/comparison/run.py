@@ -5,21 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from immiscible.comparison.plan import claim_directory, command, evaluated_every, run_config, variants_of
+from immiscible.comparison.plan import (
+    check_starts,
+    claim_directory,
+    command,
+    evaluated_every,
+    has_prior,
+    run_config,
+    variants_of,
+)
 from immiscible.comparison.report import write_report
 from immiscible.comparison.schema import Summary
 from immiscible.comparison.scorer import Scorer, scoring_device
-from immiscible.comparison.summary import Trained, summarise
-from immiscible.comparison.variants import Variant
+from immiscible.comparison.summary import Trained, add_prior, scores_of, summarise
+from immiscible.comparison.variants import PRIOR_OF_ALL, Variant
 from immiscible.config.comparison import Comparison
 from immiscible.config.groups import RunConfig
+from immiscible.config.systems import system
 from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.runs.directory import SUMMARY
-from immiscible.runs.source import check_samplers
 from immiscible.runs.train import train
 from immiscible.samplers import NotFinite, parse_samplers
 from immiscible.tasks.registry import load_data
@@ -39,10 +47,10 @@ def compare(config: Comparison) -> Summary:
     """
     check_output(config.out, "comparison", inputs=folder_of(config.data))
     variants = variants_of(config)
-    runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in variants]
+    couplings = [variant for variant in variants if not variant.prior]
+    runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in couplings]
     samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
-    for variant in variants:
-        check_samplers(variant.coupling, samplers)
+    check_starts(config, variants, samplers)
     device = scoring_device(runs[0][1])
     with locked(config.out, together=True):
         data: Any = load_data(config)
@@ -65,9 +73,10 @@ def compare(config: Comparison) -> Summary:
 
         trained, left_out = _run_all(runs, run_one)
         # Samples are of the first seed.
-        whole = [(variant, run) for variant, run in runs[: len(variants)] if variant.name not in left_out]
+        whole = [(variant, run) for variant, run in runs[: len(couplings)] if variant.name not in left_out]
         pictures = {variant.name: scorer.draw(run.out, variant, config.out) for variant, run in whole}
         summary = summarise(config, command(config), scorer.scoring, trained, pictures)
+        _add_priors(summary, config, variants, scorer)
         if left_out:
             summary["left_out"] = left_out
         if gaps := _gaps(config, trained):
@@ -76,6 +85,22 @@ def compare(config: Comparison) -> Summary:
         write_json(config.out / SUMMARY, summary)
     say(f"report: {report}")
     return summary
+
+
+def _add_priors(summary: Summary, config: Comparison, variants: Sequence[Variant], scorer: Scorer) -> None:
+    """Scores the priors among the contenders, and the one that the networks are held to."""
+    if not has_prior(system(config.task)):
+        return
+    by_class = bool(getattr(config, "conditional", False))
+    asked = [variant for variant in variants if variant.prior]
+    for variant in asked or [PRIOR_OF_ALL]:
+        say(f"{variant.name}: scoring")
+        prior = scorer.prior(variant.prior, by_class)
+        row = scorer.score_prior(prior, config.out)
+        if variant in asked:
+            add_prior(summary, variant.name, row, scorer.draw_prior(prior, variant, config.out))
+        if "prior" not in summary:
+            summary["prior"] = {"name": variant.name, "scores": scores_of(summary, row)}
 
 
 def _run_all(

@@ -16,10 +16,12 @@ from immiscible.errors import InputError
 
 FORMAT = 1
 BASELINE = "independent"
+# What starts so is no coupling: the prior of the data by itself, without a network.
+PRIOR = "prior"
 
 
 class Score(TypedDict):
-    """A figure over the seeds: ``std`` is the sample standard deviation, None with a single seed."""
+    """A figure over the seeds: ``std`` is the sample standard deviation, None with a single seed or without any."""
 
     mean: float
     std: float | None
@@ -68,23 +70,37 @@ class CouplingFacts(TypedDict):
     cost: str
 
 
-class CouplingResult(TypedDict):
-    """All that was measured of one coupling.
+class Contender(TypedDict):
+    """What was measured of a coupling or of a prior of the data, which takes no training.
 
-    ``overhead_percent`` is against a step without pairing, ``biased`` says that the noise drifts, ``warning`` how, and
     ``samples`` are paths of PNG grids of the first seed, relative to the report's directory.
     """
 
     description: CouplingFacts
     curves: dict[str, list[Point]]
     steps_to_baseline: dict[str, StepsRatio]
+    samples: dict[str, str]
+
+
+class CouplingResult(Contender):
+    """All that was measured of one coupling.
+
+    ``overhead_percent`` is against a step without pairing, ``biased`` says that the noise drifts, and ``warning`` how.
+    """
+
     pairing_ms: Score
     step_ms: Score
     overhead_percent: Score
     drift: NoiseLaw
     biased: bool
     warning: str | None
-    samples: dict[str, str]
+
+
+class PriorScores(TypedDict):
+    """What a prior of the data scores without any network: its spelling, and a figure for each metric."""
+
+    name: str
+    scores: dict[str, float]
 
 
 class Data(TypedDict):
@@ -101,8 +117,9 @@ class Summary(TypedDict):
     ``metrics`` are the fields of each :class:`~immiscible.config.metric.Metric`, the one that curves and verdicts are
     about first; those of images where it is absent. ``features`` may be empty where the scores need none.
     ``scores_warning`` says why the scores tell little, where they are of few samples, ``faults`` how the features score
-    known faults (:func:`immiscible.evaluation.ladder.faults_seen`); ``left_out`` why couplings that
-    were asked for are not there; ``gaps`` which points of the curves are missing.
+    known faults (:func:`immiscible.evaluation.ladder.faults_seen`); ``left_out`` why couplings that were asked for are
+    not there; ``gaps`` which points of the curves are missing. ``prior`` is what the networks are held to, where there
+    is a prior of such data.
     """
 
     format: int
@@ -120,9 +137,10 @@ class Summary(TypedDict):
     scores_warning: NotRequired[str | None]
     faults: NotRequired[dict[str, Any]]
     noise_floor: dict[str, float] | None
-    couplings: dict[str, CouplingResult]
+    couplings: dict[str, Contender]
     left_out: NotRequired[dict[str, str]]
     gaps: NotRequired[list[str]]
+    prior: NotRequired[PriorScores]
 
 
 def check(summary: Summary) -> None:
@@ -219,6 +237,17 @@ def final_score(summary: Summary, coupling: str, nfe: str, metric: Metric) -> Sc
         metric: Which score.
     """
     return score_at(final(summary, coupling, nfe), metric)
+
+
+def trained(summary: Summary) -> dict[str, CouplingResult]:
+    """All that was trained: the couplings without the priors."""
+    found = {name: result for name, result in summary["couplings"].items() if not is_prior(name)}
+    return cast(dict[str, CouplingResult], found)
+
+
+def is_prior(name: str) -> bool:
+    """Whether a contender is a prior of the data, which has no network."""
+    return name.startswith(f"{PRIOR}:")
 
 
 def others(summary: Summary) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from immiscible.comparison.schema import (
     BASELINE,
     FORMAT,
+    Contender,
     CouplingResult,
     NoiseLaw,
     Point,
@@ -22,6 +23,8 @@ from immiscible.comparison.schema import (
     StepsRatio,
     Summary,
     as_written,
+    final_score,
+    metrics_of,
 )
 from immiscible.config.comparison import Comparison
 from immiscible.config.metric import FID, IMAGE_METRICS, Metric
@@ -107,6 +110,55 @@ def summarise(
     )
 
 
+def add_prior(summary: Summary, name: str, row: dict[str, Any], pictures: dict[str, str]) -> None:
+    """Adds a prior to the contenders: the same at every step and number of network calls, of which it makes none.
+
+    Arguments:
+        summary: The summary of a comparison.
+        name: The spelling of the prior.
+        row: Its scores.
+        pictures: The paths of its sample grids, by number of network calls.
+    """
+    metrics, seeds = metrics_of(summary), len(summary["seeds"])
+    scores = {
+        key: Score(mean=value, std=None, values=[value] * seeds) for key, value in scores_of(summary, row).items()
+    }
+    first = next(iter(summary["couplings"].values()))
+    curves: Any = {
+        nfe: [{"step": point["step"], "nfe_mean": 0.0, **scores} for point in curve]
+        for nfe, curve in first["curves"].items()
+    }
+    main = next(iter(metrics.values()))
+    summary["couplings"][name] = Contender(
+        description={"moves": "nothing", "marginal": "there is no noise", "cost": "no network and no training"},
+        curves=curves,
+        steps_to_baseline={nfe: _no_steps(summary, nfe, row[main.name], main) for nfe in curves},
+        samples=pictures,
+    )
+
+
+def scores_of(summary: Summary, row: dict[str, Any]) -> dict[str, float]:
+    """The scores in a row, by the names of the summary's metrics."""
+    return {name: row[name] for name in metrics_of(summary)}
+
+
+def _no_steps(summary: Summary, nfe: str, value: float, metric: Metric) -> StepsRatio:
+    """What no training takes to the baseline's final score: no steps, where a score is as good."""
+    if BASELINE not in summary["couplings"]:
+        return StepsRatio(ratio=None, reached=0, of=len(summary["seeds"]), values=[None] * len(summary["seeds"]))
+    goals = final_score(summary, BASELINE, nfe, metric)["values"]
+    values = [0.0 if metric.gain(value, goal) >= 0 else None for goal in goals]
+    return _ratio(values)
+
+
+def _ratio(values: list[float | None]) -> StepsRatio:
+    """Ratios of each seed, None for one that did not reach the score, with their mean."""
+    reached = [value for value in values if value is not None]
+    return StepsRatio(
+        ratio=over_seeds(reached) if reached else None, reached=len(reached), of=len(values), values=values
+    )
+
+
 def environment() -> dict[str, Any]:
     """What a figure of time depends on."""
     return {
@@ -189,10 +241,7 @@ def steps_to_baseline(
         ours = first_step_at(_scores(run.rows, nfe, metric), goal, metric)
         theirs = first_step_at(curves[run.seed], goal, metric)
         values.append(None if ours is None or theirs is None else ours / theirs)
-    reached = [value for value in values if value is not None]
-    return StepsRatio(
-        ratio=over_seeds(reached) if reached else None, reached=len(reached), of=len(values), values=values
-    )
+    return _ratio(values)
 
 
 def _scores(rows: Rows, nfe: str, metric: Metric) -> list[tuple[int, float]]:

@@ -17,6 +17,7 @@ from immiscible.comparison.schema import (
     main_metric,
     others,
     score_at,
+    trained,
 )
 from immiscible.comparison.verdict import best
 from immiscible.config.metric import Metric
@@ -122,7 +123,7 @@ def _resolution(summary: Summary) -> str:
 
 def cost_table(summary: Summary) -> Table:
     """What pairing costs in each training step."""
-    results = summary["couplings"].values()
+    results = trained(summary).values()
     rows = _measured(summary, [[r["pairing_ms"], r["step_ms"], r["overhead_percent"]] for r in results])
     meaning = " per training step, on the machine named below. The overhead is against a step without pairing."
     return Table("Cost", meaning, ["Coupling", "pairing, ms", "whole step, ms", "overhead, %"], rows)
@@ -130,7 +131,7 @@ def cost_table(summary: Summary) -> Table:
 
 def noise_table(summary: Summary) -> Table:
     """How far the paired noise is from N(0, I)."""
-    results = list(summary["couplings"].values())
+    results = list(trained(summary).values())
     measured = _measured(summary, [[r["drift"]["norm_ratio"], r["drift"]["mean_shift"]] for r in results], places=3)
     rows = [(name, [*cells, *_expected(r)]) for (name, cells), r in zip(measured, results, strict=True)]
     meaning = (
@@ -151,7 +152,7 @@ def _measured(summary: Summary, figures: list[list[Score]], places: int | None =
     digits = [places if places is not None else decimals([s["mean"] for s in c]) for c in zip(*figures, strict=True)]
     return [
         (name_of(summary, name), [score_cell(score, n) for score, n in zip(row, digits, strict=True)])
-        for name, row in zip(summary["couplings"], figures, strict=True)
+        for name, row in zip(trained(summary), figures, strict=True)
     ]
 
 

@@ -12,12 +12,13 @@ from immiscible.config.values import Range, There, kinds
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.records import Unfit, check_list, check_record, number, read_json
-from immiscible.runs.open import Run
+from immiscible.runs.open import Model
+from immiscible.samplers.starting import AUTO
 from immiscible.training.checkpoint import set_aside
 
 FILE = "evaluation.json"
 # What rows of older versions lack.
-AT_DEFAULT = {"noise_scale": 1.0, "clip": "", "task": "generate"}
+AT_DEFAULT = {"noise_scale": 1.0, "clip": "", "task": "generate", "start": str(AUTO)}
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,16 @@ class Question:
     noise_scale: Annotated[float, Range()] = 1.0
     clip: Annotated[str, There()] = ""
     task: str = "generate"
+    start: str = str(AUTO)
 
 
 def answer(
-    run: Run, question: Question, measure: Callable[[], dict[str, Any]], metrics: Sequence[Metric] = IMAGE_METRICS
+    run: Model, question: Question, measure: Callable[[], dict[str, Any]], metrics: Sequence[Metric] = IMAGE_METRICS
 ) -> dict[str, Any]:
     """The answer to a question about a run: the one that is kept, or else a new one, which is kept from then on.
 
     Arguments:
-        run: The run.
+        run: The run, or the prior.
         question: What is asked.
         measure: Makes the measurement: ``calls``, the metrics, and what else belongs to the row.
         metrics: What is measured.

@@ -23,7 +23,7 @@ from immiscible.evaluation.kept import Question, answer
 from immiscible.evaluation.ladder import Facts, faults_seen
 from immiscible.evaluation.scores import Reference, check_count, score_features
 from immiscible.io.png import encode_grid
-from immiscible.runs.open import Run
+from immiscible.runs.open import Model, Run
 from immiscible.samplers import PipelineSampler, Sampler
 
 # Apart from the seeds of training, so that no run is scored on noise that it was trained on.
@@ -92,19 +92,19 @@ class ImageScorer:
         return self.reference.doubts(self.samples)
 
     def score(
-        self, run: Run, samplers: Sequence[Sampler], guidance: float = 1.0, noise_scale: float = 1.0
+        self, run: Model, samplers: Sequence[Sampler], guidance: float = 1.0, noise_scale: float = 1.0
     ) -> list[dict[str, Any]]:
         """A row for each sampler, see :func:`evaluate_run`."""
         return evaluate_run(run, self.reference, samplers, Trial(self.samples, guidance, noise_scale), self.clip)
 
-    def picture(self, run: Run, sampler: Sampler, noise_scale: float = 1.0) -> bytes:
+    def picture(self, run: Model, sampler: Sampler, noise_scale: float = 1.0) -> bytes:
         """A grid of samples."""
         start = run.start(GRID, SAMPLING_SEED, noise_scale)
         return encode_grid(run.sample(start, sampler, run.guidance).images.cpu())
 
 
 def evaluate_run(
-    run: Run,
+    run: Model,
     reference: Reference,
     samplers: Sequence[Sampler],
     trial: Trial,
@@ -131,14 +131,16 @@ def evaluate_run(
     guidance, samples, seed, noise_scale = trial.guidance, trial.samples, trial.seed, trial.noise_scale
     answers = []
     for sampler in samplers:
-        question = Question(run.step, str(sampler), sampler.name, guidance, samples, seed, features, noise_scale, name)
+        question = Question(
+            run.step, str(sampler), sampler.name, guidance, samples, seed, features, noise_scale, name, start=run.starts
+        )
         measure = functools.partial(_measure, run, reference, sampler, question, clip)
         answers.append({**answer(run, question, measure), **_warning(reference, samples)})
     return answers
 
 
 def _measure(
-    run: Run, reference: Reference, sampler: Sampler, question: Question, clip: ClipScore | None
+    run: Model, reference: Reference, sampler: Sampler, question: Question, clip: ClipScore | None
 ) -> dict[str, Any]:
     """Draws images in parts and scores them."""
     meter = clip.meter() if clip else None
@@ -154,7 +156,7 @@ def _measure(
 
 
 def _draw(
-    run: Run, reference: Reference, sampler: Sampler, question: Question, numbers: range, meter: ClipMeter | None
+    run: Model, reference: Reference, sampler: Sampler, question: Question, numbers: range, meter: ClipMeter | None
 ) -> tuple[Tensor, int]:
     """The features of the images with some numbers, and the network calls. The images end with this call."""
     start = run.start(len(numbers), question.seed, question.noise_scale, numbers.start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,60 @@ from immiscible.training.compatibility import check_average
 from immiscible.training.ema import load_weights
 
 
+class Opening(Protocol):
+    """Moves starts to a time between noise and data."""
+
+    @property
+    def name(self) -> str:
+        """Its spelling."""
+        ...
+
+    def __call__(self, start: Start) -> Start:
+        """The start that samples are drawn from, which depends on the seeds and classes of the given one only."""
+        ...
+
+
+class Model(Protocol):
+    """What images are drawn from and scored: a run at a step, or a prior of its data; see :class:`Run`."""
+
+    @property
+    def path(self) -> Path:
+        """Where its scores are kept."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """The step of its training."""
+        ...
+
+    @property
+    def guidance(self) -> float:
+        """The weight of guidance that its samples are drawn with, unless told otherwise."""
+        ...
+
+    @property
+    def starts(self) -> str:
+        """How it is spelled where its samples start."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """How many images are drawn at once."""
+        ...
+
+    def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0) -> Start:
+        """Where to start that many samples."""
+        ...
+
+    def sample(self, start: Start, sampler: Sampler, guidance: float = 1.0) -> Samples:
+        """Draws images."""
+        ...
+
+    def prompts(self, count: int) -> list[str]:
+        """What so many samples are drawn for."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """A trained run, ready to sample from.
@@ -42,6 +96,7 @@ class Run:
         seed_bits: How much of a derived seed its generators use.
         places: Where its data and its model were, see :func:`immiscible.tasks.registry.place_of`.
         law: Which law its samples start from: ``auto`` is that of its coupling, see :meth:`under`.
+        opening: Moves its starts to a time between noise and data, if they are to be there.
     """
 
     path: Path
@@ -52,6 +107,7 @@ class Run:
     seed_bits: int = SEED_BITS
     places: Mapping[str, str] = field(default_factory=dict)
     law: str = AUTO.law
+    opening: Opening | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -122,7 +178,13 @@ class Run:
             first: The number of the first of them.
             labels: The class of each, with shape (count,), where they are not in turn.
         """
-        return self.task.start(count, self.seed(seed), scale, first, labels)
+        start = self.task.start(count, self.seed(seed), scale, first, labels)
+        return self.opening(start) if self.opening else start
+
+    @property
+    def starts(self) -> str:
+        """How it is spelled where its samples start."""
+        return self.opening.name if self.opening else self.law
 
     def under(self, law: str) -> Run:
         """The same where samples start from another law.

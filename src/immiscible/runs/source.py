@@ -85,16 +85,18 @@ def check_informed(config: RunConfig) -> None:
         )
 
 
-def check_samplers(spelling: str, samplers: Sequence[Sampler]) -> None:
+def check_samplers(spelling: str, samplers: Sequence[Sampler], law: str = "auto") -> None:
     """Checks that samples of runs with a coupling can be drawn with some samplers.
 
     Arguments:
         spelling: The coupling.
-        samplers: How to sample, from the coupling's own law.
+        samplers: How to sample.
+        law: Which law samples start from, see :meth:`immiscible.runs.open.Run.under`.
 
     Raises:
         InputError: If one adds fresh noise, and that law is not N(0, I).
     """
     fresh = [sampler for sampler in samplers if getattr(sampler, "fresh", False)]
-    if fresh and is_informed(parse_coupling(spelling)):
+    biased = {"auto": is_informed(parse_coupling(spelling)), "source": not claims_exact(spelling)}
+    if fresh and biased.get(law):
         raise InputError(fresh_noise(fresh[0], f"the source of {spelling}"))

@@ -1,6 +1,7 @@
 """Where samples start, as flags and settings spell it: by which law, and at which time between noise and data.
 
-``auto`` is where the run's own samples start. ``components:32@0.6`` is a control without a coupling: at the time 0.6
+``auto`` is where the run's own samples start, ``normal`` is N(0, I), and ``source`` is the law of the noise that the
+run was trained on. ``components:32@0.6`` is a control without a coupling: at the time 0.6
 the noise is mixed with data from a prior that no network has learnt, a Gaussian mixture along 32 principal components
 of the data, and the sampler goes on from there. ``components:32`` alone names that prior.
 """
@@ -17,7 +18,7 @@ from immiscible.errors import InputError
 from immiscible.samplers.base import Sampler
 
 # Laws of the noise that a run can start from, all at the time 0.
-LAWS = ("auto",)
+LAWS = ("auto", "normal", "source")
 # As many principal components as a prior may have, which is what can be fitted.
 MOST_COMPONENTS = 1024
 PRIOR = r"components:([1-9]\d{0,5})"
