@@ -22,7 +22,7 @@ NAMES = {"run": "a training run", "comparison": "a comparison", "images": "image
 # Data of these names is no folder.
 BUILT_IN = ("", "digits", "emoji", "fashion-mnist", "cifar10")
 # What comparisons are made of, since those of version 0.1.0 have no mark.
-PARTS = {"runs", "samples", "plots", "summary.json", "report.html"}
+PARTS = {"runs", "samples", "plots", "priors", "summary.json", "report.html"}
 RUN_OF_COMPARISON = re.compile(r".*-seed-?\d+")
 # What versions without a mark, and those with, write into a directory of images.
 PICTURE = re.compile(r"\d{6}\.png|\d{5}|images-\d{8}-\d{8}\.npz|metadata\.jsonl")
