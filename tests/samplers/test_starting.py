@@ -21,9 +21,7 @@ def test_spellings_are_read_and_written_alike() -> None:
     ["", "Auto", "components:32", "components:0@0.5", "components:32@0", "components:32@1", "components:2000@.5"],
 )
 def test_other_spellings_are_refused(text: str) -> None:
-    with pytest.raises(
-        InputError, match="must be auto, normal, source, or at most 1,024 components and a time between 0 and 1"
-    ):
+    with pytest.raises(InputError, match="must be auto, normal, source, or at most 1,024 components and a time"):
         parse_start(text)
 
 
