@@ -148,8 +148,6 @@ def cube_root(degrees: int) -> tuple[float, ...]:
         more = torch.where(upper, beyond > tail, beyond < tail)
         low, high = torch.where(more, middle, low), torch.where(more, high, middle)
     z, values = nodes.numpy(), low.numpy() ** (1 / 3)
-    for degree in range(1, DEGREE + 1):
-        fitted = np.polynomial.Chebyshev.fit(z, values, degree, domain=[-REACH, REACH])
-        if np.abs(fitted(z) / values - 1).max() < CLOSE:
-            break
-    return tuple(fitted.convert(kind=np.polynomial.Polynomial).coef.tolist())
+    every = [np.polynomial.Chebyshev.fit(z, values, degree, domain=[-REACH, REACH]) for degree in range(1, DEGREE + 1)]
+    close = (fitted for fitted in every if np.abs(fitted(z) / values - 1).max() < CLOSE)
+    return tuple(next(close, every[-1]).convert(kind=np.polynomial.Polynomial).coef.tolist())
