@@ -260,3 +260,12 @@ def test_comparison_refuses_samplers_with_fresh_noise_before_it_trains(
     said = refused([*words, "independent,mixture:3:4", "--out", str(tmp_path / "all")], capsys)
     assert "samples that start from the source of mixture:3:4 need a sampler without fresh noise" in said
     assert not (tmp_path / "all").exists()
+
+
+def test_directory_of_samples_is_continued_from_the_same_law_only(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ["sample", str(run), "--num", "3", "--nfe", "2", "--device", "cpu", "--out", str(tmp_path / "images")]
+    assert main([*sample, "--start", "normal"]) == 0
+    assert "was trained on noise with another law than N(0, I)" in capsys.readouterr().err
+    assert main(sample) == 2

@@ -15,6 +15,7 @@ from immiscible.config.systems import system
 from immiscible.errors import InputError
 from immiscible.runs.open import Run
 from immiscible.samplers import Sampler
+from immiscible.samplers.starting import AUTO
 from immiscible.tasks.base import SAMPLE_BATCH
 from immiscible.training.checkpoint import weights_digest
 
@@ -73,7 +74,7 @@ def _identity(arguments: Sample, run: Run, sampler: Sampler) -> dict[str, Any]:
         "eta": arguments.eta,
         "guidance": guidance_of(arguments, run),
         "noise_scale": arguments.noise_scale,
-        **({"start": run.starts} if run.opening else {}),
+        **({} if run.starts == str(AUTO) else {"start": run.starts}),
         "classes": arguments.classes,
         "seed": arguments.seed,
     }
