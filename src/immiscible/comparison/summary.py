@@ -84,6 +84,8 @@ def summarise(
         trained: Its runs with their measurements.
         pictures: For each coupling the paths of its sample grids, by number of network calls.
     """
+    metrics: Any = as_written(scoring.metrics)
+    faults: Any = {"faults": scoring.faults} if scoring.faults else {}
     couplings = dict.fromkeys(run.coupling for run in trained)
     baseline = [run for run in trained if run.coupling == BASELINE]
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "out"}
@@ -99,9 +101,9 @@ def summarise(
         config=settings,
         environment=environment(),
         samples_per_score=scoring.samples,
-        **as_written(scoring.metrics),
+        **metrics,
         scores_warning=scoring.warning,
-        **({"faults": scoring.faults} if scoring.faults else {}),
+        **faults,
         noise_floor=None,
         couplings={
             name: _result([run for run in trained if run.coupling == name], baseline, scoring, pictures[name])
