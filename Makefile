@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 SCHEMA = $(BIN)/check-jsonschema --quiet --builtin-schema
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check -qq install --constraint constraints.txt $(PIP_FLAGS)
 
+# Two files of tests at once, each on one thread: threads of two processes on two cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow lint format types hooks docs bench gpu dist release publish address clean
 
@@ -23,10 +26,10 @@ demo: $(VENV)/.train ## Trains four couplings on real digits and writes a report
 	$(BIN)/immiscible compare flow --data digits --couplings independent,knn:4,assignment,assignment@0.5 $(DEMO_FLAGS)
 
 test: $(VENV)/.dev ## All tests but the slow ones.
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/.dev ## The slow tests.
-	$(BIN)/python -m pytest -m slow --durations=12
+	$(PYTEST) -m slow --durations=12
 
 lint: $(VENV)/.dev ## Checks style, formatting, and the files that hosted machines read.
 	$(BIN)/ruff check .
