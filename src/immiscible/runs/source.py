@@ -34,9 +34,6 @@ def source(run: Path | str) -> Source:
 
     Raises:
         InputError: If there is no run, or its law is not there as it was written.
-
-    Example:
-        >>> noise = source("runs/components").sample((8, 1, 16, 16))  # doctest: +SKIP
     """
     path = Path(run)
     coupling = read_config(path, ("coupling",))["coupling"]
