@@ -36,6 +36,15 @@ def test_pictures_are_small_files_of_a_readable_size(pictures) -> None:
         assert len(png) < 80_000
 
 
+def test_many_long_names_fit_into_the_pictures(make_summary) -> None:
+    # matplotlib warns where a legend leaves the axes no room, and cuts off one that is wider than its figure.
+    names = [f"independent[start=components:{rank}@0.45,noise-scale=0.9]" for rank in range(10, 17)]
+    for png in draw(make_summary(3, ("5", "50"), names), [LIGHT]).values():
+        shown = pixels(png)[..., :3]
+        assert shown[:, [0, -1]].min() == 1.0
+        assert shown.shape[0] <= 1000
+
+
 def test_the_ground_is_light_or_dark(pictures) -> None:
     assert pixels(pictures["final"])[0, 0].min() == 1.0
     assert pixels(pictures["final-dark"])[0, 0, :3].max() < 0.2

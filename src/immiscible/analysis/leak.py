@@ -292,7 +292,7 @@ def _told(index: Tensor, condition: Tensor, coupled: Tensor, drawn: Tensor, seed
             forest = RandomForestRegressor(
                 TREES,
                 min_samples_leaf=LEAF,
-                max_features=1.0 if condition.shape[1] < WIDE else "sqrt",
+                max_features=1.0 if condition.shape[1] < WIDE else condition.shape[1] ** -0.5,
                 random_state=derive(seed, "leak forest") % 2**32,
             )
             forest.fit(condition[seen][fitted].numpy(), wanted[fitted].numpy())

@@ -24,11 +24,15 @@ from immiscible.pages.drawing import (
     Theme,
     add_legend,
     blank_figure,
+    legend_columns,
     line_look,
     plain,
     png_of,
     styled,
 )
+
+# The height of a row of a legend in inches, and from how many letters on a name is long within the axes.
+ROW, WIDE_NAME = 0.2, 24
 
 
 def curve_name(nfe: str, metric: Metric = FID) -> str:
@@ -80,26 +84,37 @@ def style_of(summary: Summary, name: str, theme: Theme) -> dict[str, Any]:
 
 
 def _single(summary: Summary, theme: Theme, nfe: str) -> Figure:
-    figure = blank_figure(theme, 4.8, 3.5)
+    names = summary["couplings"]
+    columns = legend_columns(names, 4.8)
+    # Within the axes many names, or long ones, would cover the curves.
+    below = ROW * math.ceil(len(names) / columns) if len(names) > 5 or max(map(len, names)) > WIDE_NAME else 0.0
+    figure = blank_figure(theme, 4.8, 3.5 + below)
     axes = styled(figure.subplots(), theme)
     _curves(axes, summary, theme, nfe)
-    add_legend(axes, axes, theme, loc="best", ncols=1 if len(summary["couplings"]) < 6 else 2)
+    if below:
+        add_legend(figure, axes, theme, loc="outside lower center", ncols=columns)
+    else:
+        add_legend(axes, axes, theme, loc="best")
     return figure
 
 
 def _final(summary: Summary, theme: Theme) -> Figure:
-    figure = blank_figure(theme, 6.4, 3.6)
+    columns = min(4, legend_columns(summary["couplings"], 6.4))
+    rows = math.ceil(len(summary["couplings"]) / columns)
+    figure = blank_figure(theme, 6.4, 3.4 + ROW * rows)
     axes = styled(figure.subplots(), theme)
     _dots(axes, summary, theme)
     axes.set_ylabel(_label(summary))
-    add_legend(figure, axes, theme, loc="outside upper center", ncols=min(4, len(summary["couplings"])))
+    add_legend(figure, axes, theme, loc="outside upper center", ncols=columns)
     return figure
 
 
 def _overview(summary: Summary, theme: Theme) -> Figure:
     """The picture for a README: the curves at the ends of the range beside the end of all."""
     nfes = overview_nfes(summary["nfes"])
-    figure = blank_figure(theme, 3.1 * (len(nfes) + 1.4), 3.7)
+    width = 3.1 * (len(nfes) + 1.4)
+    columns = min(6, legend_columns(summary["couplings"], width))
+    figure = blank_figure(theme, width, 3.5 + ROW * math.ceil(len(summary["couplings"]) / columns))
     panels = figure.subplots(1, len(nfes) + 1, width_ratios=[*(1 for _ in nfes), 1.35])
     for axes, nfe in zip(panels, nfes, strict=False):
         _curves(styled(axes, theme), summary, theme, nfe)
@@ -110,7 +125,7 @@ def _overview(summary: Summary, theme: Theme) -> Figure:
     bands = "one seed, so no spread" if seeds == 1 else f"mean ± standard deviation over {count(seeds, 'seed')}"
     what = f"{plain(summary['task'])} on {plain(summary['data']['name'])}"
     figure.suptitle(f"{what}: {bands}", color=theme.text, fontsize=11)
-    add_legend(figure, panels[0], theme, loc="outside lower center", ncols=min(6, len(summary["couplings"])))
+    add_legend(figure, panels[0], theme, loc="outside lower center", ncols=columns)
     return figure
 
 

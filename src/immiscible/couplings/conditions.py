@@ -234,8 +234,8 @@ def weight_and_mean(x: Tensor, noise: Tensor, condition: Tensor, weight: float |
         raise InputError(f"`condition` must be on the device of `x`, {x.device}, got {condition.device}.")
     mean = rows(condition).float().mean(0) if len(x) else rows(condition).float().sum(0)
     if weight is None:
-        some = [rows(part[: 2 * SAMPLE]).float() for part in (x, noise, condition)]
-        weight = weight_of(some[0] - some[0].mean(0), *some[1:]) if len(x) else 0.0
+        data, drawn, given = (rows(part[: 2 * SAMPLE]).float() for part in (x, noise, condition))
+        weight = weight_of(data - data.mean(0), drawn, given) if len(x) else 0.0
     elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise InputError(f"`condition_weight` must be a finite number of at least 0, got {weight!r}.")
     return torch.cat([mean.new_tensor([weight]), mean])

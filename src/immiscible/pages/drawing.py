@@ -8,6 +8,7 @@ display is needed.
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 DPI = 150
 LINES: tuple[Any, ...] = ("-", (0, (6, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.2)))
 MARKERS = ("s", "^", "D", "v", "P", "X", "p")
-NAME_LENGTH = 36
+NAME_LENGTH = 39
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ def plain(name: str) -> str:
     return (" " if shown.startswith("_") else "") + shown.replace("$", r"\$")
 
 
+# Inches that a legend needs for a line with its gaps, and for a letter.
+HANDLE, LETTER = 0.72, 0.078
+
+
 def blank_figure(theme: Theme, width: float, height: float) -> Figure:
     """A figure without axes, its sides in inches."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.face)
@@ -104,6 +109,12 @@ def add_legend(where: Axes | Figure, axes: Axes, theme: Theme, **place: Any) -> 
     """
     letters = {"labelcolor": theme.text, "frameon": False, "fontsize": 9, "handlelength": 3.2}
     where.legend(*axes.get_legend_handles_labels(), **letters, **place)
+
+
+def legend_columns(names: Collection[str], width: float) -> int:
+    """How many columns of a legend with these names fit into that many inches."""
+    longest = max(len(plain(name)) for name in names)
+    return max(1, min(len(names), int(width / (HANDLE + LETTER * longest))))
 
 
 def png_of(figure: Figure) -> bytes:

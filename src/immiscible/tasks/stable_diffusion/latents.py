@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from immiscible.config.groups import ImageRun
+from immiscible.config.recipes import StableDiffusionConfig
 from immiscible.couplings.spaces import reads_condition
 from immiscible.data import Images
 from immiscible.data.images import evenly_spaced
@@ -169,7 +170,7 @@ class LatentSource:
     groups: Tensor | None
     captions: Callable[[Tensor], Tensor]
     factor: float
-    config: ImageRun
+    config: StableDiffusionConfig
     device: torch.device
 
     def __len__(self) -> int:
