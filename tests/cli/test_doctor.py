@@ -41,10 +41,9 @@ def test_it_fits_on_a_screen_and_names_what_a_report_needs(capsys: pytest.Captur
     assert len(lines) <= 40
     assert max(map(len, lines)) <= max(WIDTH, len(str(Path.cwd())) + 40)
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert names == [
-        *("immiscible", "python", "core", "train", "policy", "solver", "devices", "variables", "caches", "hub"),
-        "problems",
-    ]
+    assert names[:3] == ["immiscible", "python", "core"]
+    assert set(names[3:-6]) == {"train", "policy", "features", "semidiscrete"}
+    assert names[-6:] == ["solver", "devices", "variables", "caches", "hub", "problems"]
     told = "\n".join(lines)
     for part in (f"torch {torch.__version__}", "accelerate ", f"threads: {torch.get_num_threads()}", "solver     lapx"):
         assert part in told

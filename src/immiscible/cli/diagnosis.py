@@ -140,7 +140,7 @@ def _packages(problems: list[str]) -> dict[str, dict[str, str | None]]:
     asked.pop("dev", None)
     found: dict[str, dict[str, str | None]] = {}
     seen = {DISTRIBUTION}
-    for group, names in sorted(asked.items(), key=lambda item: len(item[1])):
+    for group, names in sorted(asked.items(), key=lambda item: (item[0] != "core", len(item[1]))):
         found[group] = {name: _version(name) for name in names if name not in seen}
         seen.update(names)
     missing = [name for name, there in found["core"].items() if there is None]

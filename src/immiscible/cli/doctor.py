@@ -35,7 +35,7 @@ def screen(found: dict[str, Any]) -> str:
     # Paths and versions stay whole.
     columns = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False, break_long_words=False)
     for name, value in rows(found):
-        lines += columns.wrap(f"{name:<11}{value}")
+        lines += columns.wrap(f"{name:<10} {value}")
     return "\n".join(lines)
 
 
