@@ -150,7 +150,7 @@ def test_images_are_drawn_and_scored_where_the_training_is(tmp_path: Path, monke
 
         return recorder
 
-    monkeypatch.setattr("immiscible.comparison.scorer.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
+    monkeypatch.setattr("immiscible.evaluation.scorer.make_accelerator", lambda _: SimpleNamespace(device=elsewhere))
     monkeypatch.setattr("immiscible.comparison.scorer.load_run", recorded(load_run))
     monkeypatch.setattr("immiscible.evaluation.quality.features_for", recorded(features_for))
     assert main([*QUICK, "--out", str(tmp_path / "out")]) == 0

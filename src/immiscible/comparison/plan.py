@@ -19,7 +19,7 @@ from immiscible.io.outputs import COMPARISON, claim
 from immiscible.runs.directory import SUMMARY
 from immiscible.runs.prior import check_from_noise
 from immiscible.runs.source import check_samplers
-from immiscible.samplers import Sampler
+from immiscible.samplers import Sampler, parse_samplers
 from immiscible.samplers.starting import check_start
 
 
@@ -55,6 +55,11 @@ def check_starts(config: Comparison, variants: Sequence[Variant], samplers: Sequ
 def has_prior(row: System) -> bool:
     """Whether samples of a prior of a system's data are scored as those of its runs are."""
     return row.scored == "images" and not row.prompted
+
+
+def samplers_of(config: Comparison) -> list[Sampler]:
+    """How samples are drawn for the scores, each with its number of network calls."""
+    return parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
 
 
 def evaluated_every(config: Comparison) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from immiscible.comparison.attempts import run_all
 from immiscible.comparison.plan import (
     check_starts,
     claim_directory,
@@ -12,6 +13,7 @@ from immiscible.comparison.plan import (
     evaluated_every,
     has_prior,
     run_config,
+    samplers_of,
     variants_of,
 )
 from immiscible.comparison.report import write_report
@@ -29,9 +31,7 @@ from immiscible.io.locks import locked
 from immiscible.io.outputs import check_output, folder_of
 from immiscible.runs.directory import SUMMARY
 from immiscible.runs.train import train
-from immiscible.samplers import NotFinite, parse_samplers
 from immiscible.tasks.registry import load_data
-from immiscible.training.progress import TrainingError
 
 
 def compare(config: Comparison) -> Summary:
@@ -49,7 +49,7 @@ def compare(config: Comparison) -> Summary:
     variants = variants_of(config)
     couplings = [variant for variant in variants if not variant.prior]
     runs = [(variant, run_config(config, variant, seed)) for seed in config.seed_list for variant in couplings]
-    samplers = parse_samplers(config.task, config.nfe, config.sampler, getattr(config, "eta", 0.0))
+    samplers = samplers_of(config)
     check_starts(config, variants, samplers)
     device = scoring_device(runs[0][1])
     with locked(config.out, together=True):
@@ -71,7 +71,7 @@ def compare(config: Comparison) -> Summary:
             say(f"{variant.name}, seed {run.seed}: scoring")
             return Trained(variant.name, run.seed, run.out, summary, scorer.score(run.out, variant))
 
-        trained, left_out = _run_all(runs, run_one)
+        trained, left_out = run_all(runs, run_one)
         # Samples are of the first seed.
         whole = [(variant, run) for variant, run in runs[: len(couplings)] if variant.name not in left_out]
         pictures = {variant.name: scorer.draw(run.out, variant, config.out) for variant, run in whole}
@@ -101,26 +101,6 @@ def _add_priors(summary: Summary, config: Comparison, variants: Sequence[Variant
             add_prior(summary, variant.name, row, scorer.draw_prior(prior, variant, config.out))
         if "prior" not in summary:
             summary["prior"] = {"name": variant.name, "scores": scores_of(summary, row)}
-
-
-def _run_all(
-    runs: Sequence[tuple[Variant, RunConfig]], run_one: Callable[[Variant, RunConfig], Trained]
-) -> tuple[list[Trained], dict[str, str]]:
-    """All runs of the couplings that do not diverge, and why the others are left out."""
-    trained: list[Trained] = []
-    left_out: dict[str, str] = {}
-    for variant, run in runs:
-        if variant.name in left_out:
-            continue
-        try:
-            trained.append(run_one(variant, run))
-        except (TrainingError, NotFinite) as error:
-            # The others are still worth comparing. Where none is left, the error says all there is.
-            left_out[variant.name] = f"with seed {run.seed}, {error}"
-            say(f"warning: {variant.name} is left out: {left_out[variant.name]}")
-            if all(other.name in left_out for other, _ in runs):
-                raise
-    return [run for run in trained if run.coupling not in left_out], left_out
 
 
 def _gaps(config: Comparison, trained: Sequence[Trained]) -> list[str]:

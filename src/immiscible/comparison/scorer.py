@@ -12,24 +12,18 @@ import torch
 from immiscible.comparison.summary import Scoring
 from immiscible.comparison.variants import Variant
 from immiscible.config.comparison import Comparison
-from immiscible.config.groups import RunConfig
 from immiscible.config.systems import imported, system
 from immiscible.data import Images
 from immiscible.evaluation.kept import FILE
 from immiscible.evaluation.quality import ImageScorer
 from immiscible.evaluation.scorer import RunScorer
+from immiscible.evaluation.scorer import scoring_device as scoring_device
 from immiscible.io.files import write_bytes
 from immiscible.io.locks import locked
 from immiscible.runs.open import Run, load_run
 from immiscible.runs.prior import NoCalls, Prior, PriorRun, begun
 from immiscible.samplers import Sampler
 from immiscible.training.checkpoint import checkpoints, step_of
-from immiscible.training.launcher import make_accelerator
-
-
-def scoring_device(config: RunConfig) -> torch.device:
-    """Where samples are drawn and scored: the device that this process trains on."""
-    return make_accelerator(config).device
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,16 @@ from typing import Any, Protocol
 
 import torch
 
+from immiscible.config.groups import RunConfig
 from immiscible.config.metric import Metric
 from immiscible.runs.open import Run
 from immiscible.samplers import Sampler
+from immiscible.training.launcher import make_accelerator
+
+
+def scoring_device(config: RunConfig) -> torch.device:
+    """Where samples are drawn and scored: the device that this process trains on."""
+    return make_accelerator(config).device
 
 
 class RunScorer(Protocol):

@@ -25,7 +25,7 @@ from immiscible.couplings.spaces import Accompanied, Conditional, Fitted, InSpac
 from immiscible.data.augment import mirror
 from immiscible.data.images import evenly_spaced
 from immiscible.io.files import write_bytes
-from immiscible.runs.fitted import fit_coupling, with_fit, write_fit
+from immiscible.runs.fitted import fit_coupling, lines_on, with_fit, write_fit
 from immiscible.seeds import generator
 from immiscible.training.sources import ConditionedPoints, Points
 
@@ -176,6 +176,10 @@ class Ranking:
         space = self.space.to(device)
         coupling = with_fit(parse_coupling(self.config.coupling), self.fitted, device)
         return coupling if space.trivial else InSpace(coupling, space)
+
+    def lines(self) -> list[str]:
+        """What is said of what was fitted to the data."""
+        return lines_on(self.fitted)
 
     def sample(self, count: int) -> Tensor:
         """That many of the data as they are ranked, see :func:`ranked_sample`."""

@@ -19,14 +19,12 @@ from immiscible.errors import InputError
 from immiscible.io.console import say
 from immiscible.runs.directory import CONFIG, PROMPTS, read_config, read_prompts
 from immiscible.runs.source import read_source, source
-from immiscible.samplers import NotFinite, Sampler, Samples, Start
+from immiscible.runs.weights import averaged_weights, give_weights
+from immiscible.samplers import Sampler, Samples, Start
 from immiscible.samplers.starting import AUTO
 from immiscible.seeds import SEED_BITS, ShortSeed, seed_of
 from immiscible.tasks.base import PublishedTask, Shape
 from immiscible.tasks.registry import load_data, placed, task_of
-from immiscible.training.checkpoint import Damaged, checkpoints, load_average, step_of
-from immiscible.training.compatibility import check_average
-from immiscible.training.ema import load_weights
 
 
 class Opening(Protocol):
@@ -224,29 +222,17 @@ def load_run(path: Path, *, step: int | None = None, device: torch.device | str 
     config, saved = read_run_config(path)
     spelt = config
     shape: Shape = tuple(saved["data_shape"])
-    found, weights = _weights(path, step)
-    _check_finite(path, found, weights)
+    found, weights = averaged_weights(path, step)
     places = saved.get("places", {})
     config = placed(config, places)
     kind = task_of(config)
     kind.check_identity(config, path, saved)
     task = kind.build(config, kind.known_facts(config, shape, saved["classes"], read_prompts(path)))
-    check_average(path / "checkpoints" / f"step-{found}", weights, task.network)
-    load_weights(task.network, weights)
+    give_weights(path, found, weights, task.network)
     task.network.to(device).eval()
     if is_informed(parse_coupling(config.coupling)):
         task = task.starting(read_source(path))
     return Run(path, spelt, task, found, shape, saved.get("seed_bits", ShortSeed.BITS), places)
-
-
-def _check_finite(path: Path, step: int, weights: Mapping[str, Tensor]) -> None:
-    """Checks that weights can be sampled from."""
-    bad = [name for name, weight in weights.items() if not bool(weight.isfinite().all())]
-    if bad:
-        raise NotFinite(
-            f"{path} must hold finite weights, got NaN or infinite values in {len(bad)} of {len(weights)} tensors at "
-            f"step {step}, first in {bad[0]}: take another --step, or train again with a lower --learning-rate."
-        )
 
 
 def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
@@ -266,19 +252,3 @@ def read_run_config(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         return kind(out=path, **{key: value for key, value in saved.items() if key in names}), saved
     except InputError as error:
         raise InputError(f"{path / CONFIG} must be as it was written, got values that do not fit: {error}") from None
-
-
-def _weights(path: Path, step: int | None) -> tuple[int, dict[str, Tensor]]:
-    """The moving average of the weights at a step, and that step."""
-    there = checkpoints(path / "checkpoints")
-    wanted = [found for found in there if step in (None, step_of(found))]
-    if not wanted:
-        steps = ", ".join(str(step_of(found)) for found in reversed(there)) or "none"
-        named = "" if step is None else f" of step {step}"
-        raise InputError(f"{path} must hold a checkpoint{named}, got steps: {steps}.")
-    for found in wanted:
-        try:
-            return step_of(found), load_average(found)
-        except Damaged as error:
-            say(f"warning: damaged checkpoint, passed over: {error}")
-    raise InputError(f"{path} must hold a whole checkpoint, got damaged ones only: run its training command again.")

@@ -7,20 +7,15 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from immiscible.analysis.drift import Drift
-from immiscible.analysis.gap import Gap
 from immiscible.config.groups import RunConfig
 from immiscible.couplings.distributed.ranks import leave_untold
-from immiscible.couplings.explain import claims_exact
-from immiscible.couplings.source import Source
 from immiscible.io.console import say
 from immiscible.io.files import write_json
 from immiscible.io.locks import locked
 from immiscible.runs.banner import Pooling, announcement, data_line
 from immiscible.runs.cost_space import Ranking
 from immiscible.runs.directory import CONFIG, SUMMARY, check_place, check_run, identify, open_run, write_prompts
-from immiscible.runs.fitted import lines_on
-from immiscible.runs.noise_law import noise_gap, noise_law
+from immiscible.runs.noise import Noise
 from immiscible.runs.resolve import resolve
 from immiscible.runs.source import check_informed, write_source
 from immiscible.runs.summary import summarise
@@ -69,42 +64,29 @@ def _train(config: RunConfig, data: Data | None, accelerator: Accelerator, verbo
     pooling = Pooling.of(config, accelerator.num_processes)
     # The announcement says it, for all ranks.
     leave_untold()
-    drift = ranking.drift(pooling.together, task.grouped)
-    drift.check(config.coupling, exact=claims_exact(config.coupling))
-    law = noise_law(ranking, pooling.together, task.grouped, task.classes > 0)
-    gap = noise_gap(ranking, law, pooling.together, task.grouped)
-    if gap:
-        task = task.starting(law)
-    leak = ranking.leak(pooling.together, task.grouped) if accelerator.is_main_process else None
+    noise = Noise.measure(ranking, task, pooling.together, leaks=accelerator.is_main_process)
+    if noise.gap:
+        task = task.starting(noise.law)
     if verbose and accelerator.is_main_process:
         for line in (
             *announcement(config, task, data, pooling, ranking.sample, accelerator.device),
             data_line(config, data),
-            *lines_on(ranking.fitted),
+            *ranking.lines(),
             launch_line(config, accelerator.num_processes, accelerator.device, os.environ),
-            *_lines_on_law(law, drift, gap),
-            *([leak.said()] if leak else []),
+            *noise.lines(),
         ):
             say(line)
 
     def open_directory() -> None:
         open_run(config, identity)
         ranking.write(config.out)
-        write_source(config.out, law)
+        write_source(config.out, noise.law)
         task.keep(config.out)
         write_prompts(config.out, facts.prompts)
 
     loop = Loop(config, task, source, ranking.coupling(accelerator.device), accelerator)
     loop.run(verbose=verbose, open_directory=open_directory)
-    warning = {"warning": gap.warning()} if gap else {}
-    summary = summarise(config, task, drift) | warning | ({"leak": leak.as_dict()} if leak else {})
+    summary = summarise(config, task, noise.drift) | noise.summary()
     if accelerator.is_main_process:
         write_json(config.out / SUMMARY, summary)
     return summary
-
-
-def _lines_on_law(law: Source, drift: Drift, gap: Gap | None) -> list[str]:
-    """What is said of the law of the noise, and of where samples start if that is not N(0, I)."""
-    if gap:
-        return [f"samples start from {law}, not from N(0, I).", gap.said()]
-    return [drift.warning() or f"the noise law holds: E|n|^2/D = {drift.norm_ratio:.3f}."]

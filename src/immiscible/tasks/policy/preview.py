@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from torch import Tensor
+
+from immiscible.io.files import write_bytes
+
+
+def write_plans(out: Path, plans: Tensor, demonstrated: Tensor) -> None:
+    """Writes the picture of :func:`plans_png`."""
+    write_bytes(out, plans_png(plans, demonstrated))
 
 
 def plans_png(plans: Tensor, demonstrated: Tensor) -> bytes:

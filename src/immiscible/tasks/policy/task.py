@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from immiscible.config.recipes import PolicyConfig
 from immiscible.couplings.spaces import reads_condition
-from immiscible.data.demonstrations import read_demonstrations
 from immiscible.environments.rollouts import Act
 from immiscible.errors import InputError
-from immiscible.io.files import write_bytes
 from immiscible.processes import diffusion, flow, weighted_mse
 from immiscible.samplers import DiffusionSampler, NotFinite, Sampler, Samples, Start
 from immiscible.samplers.policy import PlanSampler
@@ -24,7 +22,7 @@ from immiscible.seeds import derive, seed_all, seeded
 from immiscible.tasks.base import Facts, PlainTask, Shape
 from immiscible.tasks.policy.facts import PolicyFacts
 from immiscible.tasks.policy.networks import build as build_network
-from immiscible.tasks.policy.preview import plans_png
+from immiscible.tasks.policy.preview import write_plans
 from immiscible.tasks.policy.windows import Windows, WindowSource
 from immiscible.training.task import Batch
 
@@ -53,7 +51,7 @@ class PolicyTask(PlainTask):
     @classmethod
     def load_data(cls, config: PolicyConfig) -> Windows:
         """Reads the demonstrations, and cuts them into windows."""
-        return Windows.of(read_demonstrations(config.data), config)
+        return Windows.read(config)
 
     @classmethod
     def found(cls, config: PolicyConfig, data: Windows) -> str:
@@ -221,7 +219,7 @@ class PolicyTask(PlainTask):
         seeds = [derive(self.config.seed, "preview", number) for number in range(PREVIEW)]
         plans = self.act(network)(self.facts.observed.expand(PREVIEW, -1, -1), seeds)
         if out is not None:
-            write_bytes(out, plans_png(plans, self.facts.done))
+            write_plans(out, plans, self.facts.done)
 
     def start(self, count: int, seed: int, scale: float = 1.0, first: int = 0, labels: Tensor | None = None) -> Start:
         """There is nothing to draw without an observation."""

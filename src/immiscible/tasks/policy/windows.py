@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from immiscible.config.recipes import PolicyConfig
-from immiscible.data.demonstrations import Demonstrations
+from immiscible.data.demonstrations import Demonstrations, read_demonstrations
 from immiscible.environments.pusht import mirror_actions, mirror_states
 from immiscible.errors import InputError
 from immiscible.tasks.policy.scaling import Scaling
@@ -42,6 +42,11 @@ class Windows:
     observed: Tensor
     done: Tensor
     table: Tensor
+
+    @classmethod
+    def read(cls, config: PolicyConfig) -> Windows:
+        """Reads the demonstrations that a configuration names, and cuts them, see :meth:`of`."""
+        return cls.of(read_demonstrations(config.data), config)
 
     @classmethod
     def of(cls, demonstrations: Demonstrations, config: PolicyConfig) -> Windows:
