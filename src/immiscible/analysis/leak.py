@@ -281,8 +281,10 @@ def _told(index: Tensor, condition: Tensor, coupled: Tensor, drawn: Tensor, seed
     """
     from sklearn.ensemble import RandomForestRegressor
 
-    some_of = index.unique()[torch.randperm(len(index.unique()), generator=generator("cpu", seed, "leak told"))]
-    seen = torch.isin(index, some_of[: max(FEWEST, TOLD_PAIRS * len(some_of) // len(index))])
+    data = index.unique()
+    data = data[torch.randperm(len(data), generator=generator("cpu", seed, "leak told"))]
+    seen = torch.isin(index, data[: max(FEWEST, TOLD_PAIRS * len(data) // len(index))])
+    given = condition[seen].numpy()
     halves = _halves(index[seen], torch.zeros(int(index.max()) + 1), seed)
     scores = []
     for noise in (coupled, drawn):
@@ -295,8 +297,8 @@ def _told(index: Tensor, condition: Tensor, coupled: Tensor, drawn: Tensor, seed
                 max_features=1.0 if condition.shape[1] < WIDE else condition.shape[1] ** -0.5,
                 random_state=derive(seed, "leak forest") % 2**32,
             )
-            forest.fit(condition[seen][fitted].numpy(), wanted[fitted].numpy())
-            predicted[held_out] = torch.from_numpy(forest.predict(condition[seen][held_out].numpy()))
+            forest.fit(given[fitted.numpy()], wanted[fitted].numpy())
+            predicted[held_out] = torch.from_numpy(forest.predict(given[held_out.numpy()]))
         found = _score(_Predicted(predicted, wanted, halves), classes=False)
         # Of the pairs that it does not look at, none moves it.
         parts = torch.zeros(len(index), dtype=found.parts.dtype)
